@@ -1,0 +1,1 @@
+//! A Rust client for the Kafka protocol: sans-IO cores and a blocking transport.

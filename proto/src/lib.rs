@@ -1,0 +1,1 @@
+//! What the bytes of the Kafka protocol mean: messages, record batches, ids, error codes.

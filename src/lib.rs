@@ -1,0 +1,1 @@
+//! StreamBus: a durable, thread-per-core streaming broker that speaks the Kafka protocol.

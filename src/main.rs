@@ -1,0 +1,3 @@
+//! The one binary: broker and command line.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! How a lane keeps record batches on disk: WAL, memtable, sorted tables, manifest, recovery.

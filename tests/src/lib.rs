@@ -1,0 +1,1 @@
+//! Whole-system proof: tidy rules, simulation, clusters, clients, fuzzing.
