@@ -1,0 +1,149 @@
+//! Every setting of the broker but the limits and the topic defaults, with its default and its bound.
+
+use super::{
+    section::section,
+    value::{Closed, IfSet, TextLength, choice},
+};
+
+/// The longest path Linux takes.
+const PATH_BYTES_MAX: usize = 4096;
+/// The longest host name DNS takes.
+const HOST_BYTES_MAX: usize = 253;
+/// Labels appear in metadata answers and in metrics: short.
+const LABEL_BYTES_MAX: usize = 128;
+
+pub(super) const KIB: u64 = 1 << 10;
+pub(super) const MIB: u64 = 1 << 20;
+pub(super) const GIB: u64 = 1 << 30;
+
+section! {
+    /// Who this node is and on which cores it runs.
+    pub struct NodeConfig {
+        /// This node's number in its cluster. Its cores are the Kafka brokers id x 1000 + core.
+        id: u32 = 0, in 0..=999;
+        /// The cluster's name. When unset, one is made at the first start and kept in the data directory.
+        cluster_id: Option<String> = None, in TextLength(LABEL_BYTES_MAX);
+        /// How many cores serve data; 0 takes all CPUs the process may use.
+        cores: usize = 0, in 0..=256;
+        /// Whether each core's thread stays on one CPU. Ignored where there are fewer CPUs than cores.
+        pin: bool = true, in Closed;
+        /// The failure domain that replicas of one partition never share. When unset, racks are unknown to clients.
+        rack: Option<String> = None, in TextLength(LABEL_BYTES_MAX);
+    }
+}
+
+section! {
+    /// Where the data is.
+    pub struct DataConfig {
+        /// The directory that holds everything this node keeps. It is made at the first start.
+        dir: String = "./streambus-data".to_owned(), in TextLength(PATH_BYTES_MAX);
+        /// How many lanes (one log and its tables each) a new data directory gets; 0 takes one a core.
+        /// Fixed once the directory is made.
+        lanes: usize = 0, in 0..=256;
+    }
+}
+
+choice! {
+    /// What a listener shows its clients as brokers.
+    pub enum Advertise {
+        /// Each core is a broker with its own port, so a client reaches the owning core directly.
+        Core = "core",
+        /// The node is one broker: for load balancers and clients that dislike many connections.
+        Node = "node",
+    }
+}
+
+section! {
+    /// One address that clients connect to.
+    pub struct ListenerConfig {
+        /// The address to listen on.
+        host: String = "127.0.0.1".to_owned(), in TextLength(HOST_BYTES_MAX);
+        /// The bootstrap port, shared by all cores; 0 lets the system choose one.
+        port: u16 = 9092, in 0..=65535;
+        /// What clients see as brokers: "core" (each core) or "node" (the node as one).
+        advertise: Advertise = Advertise::Core, in Closed;
+        /// The host that clients are told. When unset, the address they connected to.
+        advertised_host: Option<String> = None, in TextLength(HOST_BYTES_MAX);
+        /// The bootstrap port that clients are told (in core mode core i is told this + 1000 + i).
+        /// When unset, the ports that are listened on.
+        advertised_port: Option<u16> = None, in IfSet(1..=65535);
+        /// In core mode core i listens on this port + i; 0 takes port + 1000, or ports the system
+        /// chooses where port is 0.
+        core_port_first: u16 = 0, in 0..=65535;
+    }
+}
+
+choice! {
+    /// How a commit is made durable.
+    pub enum SyncMode {
+        /// The faster one on this disk, measured at start.
+        Auto = "auto",
+        /// One write with `O_DSYNC`.
+        Dsync = "dsync",
+        /// A write, then `fdatasync`.
+        Fdatasync = "fdatasync",
+    }
+}
+
+section! {
+    /// How a lane keeps batches on disk. All sizes are for each lane.
+    pub struct StorageConfig {
+        /// The size of one write-ahead log file. Files are written once when made, then recycled.
+        wal_file_bytes: u64 = 64 * MIB, in 4 * MIB..=4 * GIB;
+        /// How many write-ahead log files may wait for their data to reach tables.
+        wal_files_max: usize = 8, in 2..=1024;
+        /// The size at which the in-memory table is frozen and flushed.
+        memtable_bytes: usize = 64 << 20, in 1 << 20..=4 << 30;
+        /// How many frozen in-memory tables may wait for their flush before produce requests wait.
+        memtables_frozen_max: usize = 2, in 1..=64;
+        /// The most bytes one commit (one sync) carries.
+        commit_bytes_max: usize = 4 << 20, in 128 << 10..=256 << 20;
+        /// The size of one block of a table: the unit of its index and of its checksums.
+        block_bytes: usize = 64 << 10, in 4 << 10..=4 << 20;
+        /// How a commit is made durable: "auto", "dsync" or "fdatasync".
+        sync: SyncMode = SyncMode::Auto, in Closed;
+        /// Produce requests are refused when the disk has less free space than this.
+        min_free_bytes: u64 = 512 * MIB, in 16 * MIB..=1024 * GIB;
+    }
+}
+
+section! {
+    /// The admin HTTP address: metrics and health.
+    pub struct AdminConfig {
+        /// Whether it listens at all.
+        enabled: bool = true, in Closed;
+        /// Where it listens, as ADDRESS:PORT; port 0 lets the system choose one.
+        address: String = "127.0.0.1:9644".to_owned(), in TextLength(HOST_BYTES_MAX + 6);
+    }
+}
+
+choice! {
+    /// How log lines look.
+    pub enum LogFormat {
+        /// Text on a terminal, JSON otherwise.
+        Auto = "auto",
+        /// One readable line an event.
+        Text = "text",
+        /// One JSON object an event.
+        Json = "json",
+    }
+}
+
+section! {
+    /// What is logged, to standard error.
+    pub struct LogConfig {
+        /// The least severity, "error", "warn", "info", "debug" or "trace", or a list such as
+        /// "info,streambus_storage=debug".
+        level: String = "info".to_owned(), in TextLength(1024);
+        /// How lines look: "auto" (text on a terminal, JSON otherwise), "text" or "json".
+        format: LogFormat = LogFormat::Auto, in Closed;
+    }
+}
+
+section! {
+    /// How the node stops.
+    pub struct ShutdownConfig {
+        /// How long requests under way may take to finish after the first signal.
+        drain_timeout_ms: u64 = 10_000, in 0..=600_000;
+    }
+}
