@@ -12,9 +12,8 @@ const HOST_BYTES_MAX: usize = 253;
 /// Labels appear in metadata answers and in metrics: short.
 const LABEL_BYTES_MAX: usize = 128;
 
-pub(super) const KIB: u64 = 1 << 10;
-pub(super) const MIB: u64 = 1 << 20;
-pub(super) const GIB: u64 = 1 << 30;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
 
 section! {
     /// Who this node is and on which cores it runs.
@@ -133,7 +132,7 @@ section! {
     /// What is logged, to standard error.
     pub struct LogConfig {
         /// The least severity, "error", "warn", "info", "debug" or "trace", or a list such as
-        /// "info,streambus_storage=debug".
+        /// `info,streambus_storage=debug`.
         level: String = "info".to_owned(), in TextLength(1024);
         /// How lines look: "auto" (text on a terminal, JSON otherwise), "text" or "json".
         format: LogFormat = LogFormat::Auto, in Closed;

@@ -72,7 +72,7 @@ section! {
         cleanup_policy: CleanupPolicy = CleanupPolicy::Delete, in Closed;
         /// How batches are stored: "producer" keeps each as it was sent.
         compression_type: Compression = Compression::Producer, in Closed;
-        /// Whose clock timestamps are: "CreateTime" (the producer's) or "LogAppendTime" (the broker's).
+        /// Whose clock timestamps are: `CreateTime` (the producer's) or `LogAppendTime` (the broker's).
         message_timestamp_type: TimestampType = TimestampType::CreateTime, in Closed;
         /// How far in the past a producer's timestamp may lie.
         message_timestamp_before_max_ms: i64 = i64::MAX, in 0..=i64::MAX;

@@ -1,6 +1,9 @@
 //! How one setting is written, read and bounded, whatever its source.
 
-use std::{fmt::Display, ops::RangeInclusive};
+use std::{
+    fmt::{Display, Write},
+    ops::RangeInclusive,
+};
 
 /// What a source says a setting is, before it is known which type it needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -189,7 +192,7 @@ fn quoted(text: &str) -> String {
         match letter {
             '"' | '\\' => out.extend(['\\', letter]),
             letter if letter.is_control() => {
-                out.push_str(&format!("\\u{:04X}", u32::from(letter)));
+                let _ = write!(out, "\\u{:04X}", u32::from(letter));
             }
             letter => out.push(letter),
         }
