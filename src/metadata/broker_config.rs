@@ -1,0 +1,381 @@
+//! The broker's settings under Kafka's names: what tools may ask for and what can be changed at run
+//! time. Everything else of the broker is in `streambus.toml` only.
+
+mod table;
+
+use std::fmt::Write as _;
+
+pub use table::TABLE;
+
+use super::config_value::{self, Bound, Kind};
+use super::image::ConfigMap;
+use super::topic_config::{ConfigSource, Origin};
+use crate::config::Config;
+
+/// One broker setting that clients see.
+#[derive(Debug)]
+pub struct BrokerConfigDef {
+    /// Its name.
+    pub name: &'static str,
+    /// Its type.
+    pub kind: Kind,
+    /// Its value where nobody says anything; `None` where there is none.
+    pub default: Option<&'static str>,
+    /// Which values are good.
+    pub bound: Bound,
+    /// Whether it can be changed at run time. What can't is set in `streambus.toml`.
+    pub dynamic: bool,
+    /// Other names for the same thing, in the order in which they hold.
+    pub synonyms: &'static [&'static str],
+    /// What it does.
+    pub documentation: &'static str,
+}
+
+/// Looks a setting up.
+pub fn find(name: &str) -> Option<&'static BrokerConfigDef> {
+    TABLE.iter().find(|def| def.name == name)
+}
+
+/// Judges a setting that is to be changed at run time.
+///
+/// # Errors
+/// With what is wrong with it, and the name that was probably meant.
+pub fn check(name: &str, value: &str) -> Result<(), String> {
+    let def = changeable(name)?;
+    config_value::check(name, def.kind, def.bound, value)
+}
+
+/// A setting that can be changed at run time.
+///
+/// # Errors
+/// If there is none of this name, or if it can only be set in the configuration file.
+pub fn changeable(name: &str) -> Result<&'static BrokerConfigDef, String> {
+    let Some(def) = find(name) else {
+        let near = config_value::suggestion(name, TABLE.iter().map(|def| def.name));
+        let meant = near
+            .map(|near| format!("; did you mean {near}?"))
+            .unwrap_or_default();
+        let shown = name.escape_default();
+        return Err(format!("Unknown broker config name: {shown}{meant}"));
+    };
+    if !def.dynamic {
+        return Err(format!(
+            "Cannot update these configs dynamically: {name}; set it in streambus.toml and restart"
+        ));
+    }
+    Ok(def)
+}
+
+/// Where a node's settings come from, the one that goes first in front. The defaults come last.
+#[derive(Copy, Clone, Debug)]
+pub struct Sources<'a> {
+    /// What the node was given at run time.
+    pub node: Option<&'a ConfigMap>,
+    /// What the cluster was given at run time.
+    pub cluster: Option<&'a ConfigMap>,
+    /// What the node's own configuration says.
+    pub statics: &'a ConfigMap,
+}
+
+/// All values that a setting of these names has, the one that holds first.
+pub fn origins(sources: &Sources<'_>, names: &[&str]) -> Vec<Origin> {
+    let maps = [
+        (sources.node, ConfigSource::Broker),
+        (sources.cluster, ConfigSource::Cluster),
+        (Some(sources.statics), ConfigSource::Static),
+    ];
+    let mut found = Vec::new();
+    for (map, source) in maps {
+        for name in names {
+            if let Some(value) = map.and_then(|map| map.get(*name)) {
+                found.push(Origin {
+                    name: (*name).to_owned(),
+                    value: value.clone(),
+                    source,
+                });
+            }
+        }
+    }
+    for name in names {
+        if let Some(value) = find(name).and_then(|def| def.default) {
+            found.push(Origin {
+                name: (*name).to_owned(),
+                value: value.to_owned(),
+                source: ConfigSource::Default,
+            });
+        }
+    }
+    found
+}
+
+/// All values that a broker's setting has, the one that holds first.
+pub fn origins_of(sources: &Sources<'_>, def: &BrokerConfigDef) -> Vec<Origin> {
+    let names: Vec<&str> = std::iter::once(def.name)
+        .chain(def.synonyms.iter().copied())
+        .collect();
+    origins(sources, &names)
+}
+
+/// The broker's settings that it acts on, resolved once a delta.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokerSettings {
+    /// Whether a topic that a client names is made when it is missing.
+    pub auto_create_topics_enable: bool,
+    /// Partitions of a topic that is made without a count.
+    pub num_partitions: i32,
+    /// Replicas of a partition that is made without a count.
+    pub default_replication_factor: i16,
+    /// Whether a topic may be deleted.
+    pub delete_topic_enable: bool,
+    /// How many partitions the topic of committed offsets has: a group belongs to one of them.
+    pub offsets_topic_partitions: i32,
+}
+
+impl Default for BrokerSettings {
+    fn default() -> BrokerSettings {
+        let statics = ConfigMap::new();
+        BrokerSettings::resolve(&Sources {
+            node: None,
+            cluster: None,
+            statics: &statics,
+        })
+    }
+}
+
+impl BrokerSettings {
+    /// What holds for a node.
+    pub fn resolve(sources: &Sources<'_>) -> BrokerSettings {
+        let value = |name: &str| {
+            origins(sources, &[name])
+                .into_iter()
+                .next()
+                .map_or_else(String::new, |best| best.value)
+        };
+        BrokerSettings {
+            auto_create_topics_enable: value("auto.create.topics.enable") == "true",
+            num_partitions: value("num.partitions").parse().unwrap_or(1),
+            default_replication_factor: value("default.replication.factor").parse().unwrap_or(1),
+            delete_topic_enable: value("delete.topic.enable") == "true",
+            offsets_topic_partitions: value("offsets.topic.num.partitions").parse().unwrap_or(50),
+        }
+    }
+}
+
+/// What a node's own configuration says, by Kafka's names: everything that is not the default.
+pub fn statics(config: &Config) -> ConfigMap {
+    let (topics, limits) = (&config.topics, &config.limits);
+    let listeners = listeners(config);
+    let said = [
+        ("node.id", config.node.id.to_string()),
+        ("broker.id", config.node.id.to_string()),
+        ("broker.rack", config.node.rack.clone().unwrap_or_default()),
+        ("process.roles", "broker,controller".to_owned()),
+        ("log.dirs", config.data.dir.clone()),
+        ("log.dir", config.data.dir.clone()),
+        ("listeners", listeners),
+        (
+            "auto.create.topics.enable",
+            topics.auto_create_topics_enable.to_string(),
+        ),
+        ("num.partitions", topics.num_partitions.to_string()),
+        (
+            "default.replication.factor",
+            topics.default_replication_factor.to_string(),
+        ),
+        (
+            "delete.topic.enable",
+            topics.delete_topic_enable.to_string(),
+        ),
+        ("message.max.bytes", topics.message_max_bytes.to_string()),
+        ("log.retention.bytes", topics.retention_bytes.to_string()),
+        (
+            "log.retention.check.interval.ms",
+            topics.retention_check_interval_ms.to_string(),
+        ),
+        ("log.segment.bytes", topics.segment_bytes.to_string()),
+        (
+            "min.insync.replicas",
+            topics.min_insync_replicas.to_string(),
+        ),
+        (
+            "log.cleanup.policy",
+            topics.cleanup_policy.as_str().to_owned(),
+        ),
+        (
+            "compression.type",
+            topics.compression_type.as_str().to_owned(),
+        ),
+        (
+            "log.message.timestamp.type",
+            topics.message_timestamp_type.as_str().to_owned(),
+        ),
+        (
+            "log.message.timestamp.before.max.ms",
+            topics.message_timestamp_before_max_ms.to_string(),
+        ),
+        (
+            "log.message.timestamp.after.max.ms",
+            topics.message_timestamp_after_max_ms.to_string(),
+        ),
+        ("max.connections", limits.connections_max.to_string()),
+        (
+            "max.connections.per.ip",
+            limits.connections_per_ip_max.to_string(),
+        ),
+        (
+            "socket.request.max.bytes",
+            limits.request_bytes_max.to_string(),
+        ),
+        (
+            "connections.max.idle.ms",
+            limits.idle_timeout_ms.to_string(),
+        ),
+        (
+            "fetch.max.bytes",
+            limits.fetch_response_bytes_max.to_string(),
+        ),
+        (
+            "max.incremental.fetch.session.cache.slots",
+            limits.fetch_sessions_max.to_string(),
+        ),
+    ];
+    let mut statics: ConfigMap = said
+        .into_iter()
+        .filter(|(name, value)| {
+            !value.is_empty() && find(name).and_then(|def| def.default) != Some(value.as_str())
+        })
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect();
+    // Kafka's default of these is under another name, in hours.
+    for (name, value) in [
+        ("log.retention.ms", topics.retention_ms),
+        ("log.roll.ms", topics.segment_ms),
+    ] {
+        if value != WEEK_MS {
+            statics.insert(name.to_owned(), value.to_string());
+        }
+    }
+    statics
+}
+
+/// `log.retention.hours` and `log.roll.hours`, 168 each, in milliseconds.
+const WEEK_MS: i64 = 168 * 3_600_000;
+
+fn listeners(config: &Config) -> String {
+    let mut text = String::new();
+    for (name, listener) in &config.listeners {
+        let comma = if text.is_empty() { "" } else { "," };
+        let name = name.to_ascii_uppercase();
+        // Writing to a string can't fail.
+        let _ = write!(text, "{comma}{name}://{}:{}", listener.host, listener.port);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_sorted_and_sound() {
+        // Proves that names are in order and unique, that each default is good, and that each
+        // synonym of a topic's or a broker's setting exists.
+        for pair in TABLE.windows(2) {
+            assert!(
+                pair[0].name < pair[1].name,
+                "{} {}",
+                pair[0].name,
+                pair[1].name
+            );
+        }
+        for def in TABLE {
+            assert!(!def.documentation.is_empty(), "{}", def.name);
+            if let Some(default) = def.default {
+                config_value::check(def.name, def.kind, def.bound, default).expect(def.name);
+            }
+            for synonym in def.synonyms {
+                assert!(find(synonym).is_some(), "{synonym}");
+            }
+        }
+    }
+
+    #[test]
+    fn defaults_of_the_configuration_are_those_of_the_table() {
+        // Proves that a setting which was never touched shows as a default, and that what differs
+        // from node to node shows as the node's own.
+        let own: Vec<String> = statics(&Config::default()).into_keys().collect();
+        let expected = [
+            "broker.id",
+            "listeners",
+            "log.dir",
+            "log.dirs",
+            "node.id",
+            "process.roles",
+        ];
+        assert_eq!(own, expected);
+
+        let mut config = Config::default();
+        config.topics.retention_ms = 60_000;
+        config.topics.num_partitions = 6;
+        let statics = statics(&config);
+        assert_eq!(statics["log.retention.ms"], "60000");
+        assert_eq!(statics["num.partitions"], "6");
+        let settings = BrokerSettings::resolve(&Sources {
+            node: None,
+            cluster: None,
+            statics: &statics,
+        });
+        assert_eq!(settings.num_partitions, 6);
+        assert!(settings.auto_create_topics_enable && settings.delete_topic_enable);
+    }
+
+    #[test]
+    fn origins_come_in_the_order_in_which_they_hold() {
+        // Proves node before cluster before file before default, across synonyms.
+        let map = |pairs: &[(&str, &str)]| -> ConfigMap {
+            pairs
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect()
+        };
+        let node = map(&[("log.retention.ms", "1")]);
+        let cluster = map(&[("log.retention.ms", "2")]);
+        let statics = map(&[("log.retention.ms", "3"), ("log.retention.hours", "4")]);
+        let sources = Sources {
+            node: Some(&node),
+            cluster: Some(&cluster),
+            statics: &statics,
+        };
+        let def = find("log.retention.ms").expect("it is in the table");
+        let found: Vec<(String, ConfigSource)> = origins_of(&sources, def)
+            .into_iter()
+            .map(|origin| (origin.value, origin.source))
+            .collect();
+        let expected = [
+            ("1", ConfigSource::Broker),
+            ("2", ConfigSource::Cluster),
+            ("3", ConfigSource::Static),
+            ("4", ConfigSource::Static),
+            ("168", ConfigSource::Default),
+        ];
+        assert_eq!(
+            found,
+            expected.map(|(value, source)| (value.to_owned(), source))
+        );
+    }
+
+    #[test]
+    fn changes_are_refused_with_a_remedy() {
+        // Proves the three refusals: unknown, fixed, and out of bounds.
+        let unknown = check("log.retenton.ms", "1").expect_err("no such name");
+        assert!(
+            unknown.contains("did you mean log.retention.ms?"),
+            "{unknown}"
+        );
+        let fixed = check("node.id", "1").expect_err("fixed");
+        assert!(fixed.contains("streambus.toml"), "{fixed}");
+        let bad = check("message.max.bytes", "-5").expect_err("negative");
+        assert!(bad.contains("Value must be at least 0"), "{bad}");
+        check("log.retention.ms", "60000").expect("good");
+    }
+}
