@@ -241,7 +241,57 @@ impl Image {
         self.index = index;
     }
 
+    /// Whether a change can follow this image.
+    ///
+    /// # Errors
+    /// With what does not fit: the delta is not of this history.
+    pub(super) fn admits(&self, change: &Change) -> Result<(), &'static str> {
+        let fits = |places: &[PartitionPlace]| {
+            let lanes = self.lane_partitions.len();
+            let own = places
+                .iter()
+                .filter(|place| place.leader == self.identity.node);
+            own.into_iter().all(|place| usize::from(place.lane) < lanes)
+                && places.iter().all(|place| !place.replicas.is_empty())
+        };
+        let known = |id: &TopicId| self.topics_by_id.get(id);
+        match change {
+            Change::TopicCreated { name, id, .. }
+                if self.topics.contains_key(name.as_str()) || known(id).is_some() =>
+            {
+                Err("a topic is created that exists")
+            }
+            Change::TopicCreated { partitions, .. } if partitions.is_empty() => {
+                Err("a topic without partitions is created")
+            }
+            Change::TopicCreated { partitions, .. }
+            | Change::PartitionsAdded { partitions, .. }
+                if !fits(partitions) =>
+            {
+                Err("a partition is on a lane that does not exist, or has no replica")
+            }
+            Change::TopicDeleted { id } | Change::TopicConfigsSet { id, .. }
+                if known(id).is_none() =>
+            {
+                Err("a topic changes that does not exist")
+            }
+            Change::PartitionsAdded { id, first, .. }
+                if known(id).is_none_or(|topic| topic.partition_count() != *first) =>
+            {
+                Err("partitions are added elsewhere than at the end of a topic")
+            }
+            Change::ProducerIdsAllocated { first, count }
+                if *first < self.next_producer_id
+                    || first.checked_add(i64::from(*count)).is_none() =>
+            {
+                Err("producer ids are given out twice")
+            }
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn absorb_change(&mut self, change: &Change) {
+        assert_eq!(self.admits(change), Ok(()), "{change:?}");
         match change {
             Change::TopicCreated {
                 name,

@@ -1,0 +1,270 @@
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use streambus_proto::error_code::ErrorCode;
+use streambus_proto::ids::TopicId;
+use streambus_shards::{run_alone, spawn};
+
+use super::*;
+use crate::metadata::apply::{Limits, apply};
+use crate::metadata::command::{Command, Layout};
+use crate::metadata::controller::{Controller, Publish, Submit};
+use crate::metadata::image::NodeId;
+
+const SMALL: Sizes = Sizes {
+    file_bytes: 8 << 10,
+    reserve_bytes: 32 << 10,
+};
+const LIMITS: Limits = Limits {
+    topics_max: 10_000,
+    partitions_max: 100_000,
+    partitions_per_topic_max: 10_000,
+};
+
+fn identity() -> Identity {
+    Identity {
+        cluster_id: "test".to_owned(),
+        node: NodeId(0),
+        lanes: 2,
+    }
+}
+
+async fn opened(dir: &Path) -> Opened {
+    let statics = Arc::new(ConfigMap::new());
+    MetadataLog::open_sized(dir, identity(), statics, SMALL)
+        .await
+        .expect("the log is good")
+}
+
+async fn refused(dir: &Path) -> String {
+    let statics = Arc::new(ConfigMap::new());
+    let outcome = MetadataLog::open_sized(dir, identity(), statics, SMALL).await;
+    outcome.expect_err("the log is bad").to_string()
+}
+
+fn create(number: u16, partitions: i32) -> Command {
+    let mut id = [7; 16];
+    id[..2].copy_from_slice(&number.to_le_bytes());
+    Command::CreateTopic {
+        name: format!("topic-{number}"),
+        id: TopicId(id),
+        layout: Layout::Auto {
+            partitions,
+            replication_factor: 1,
+        },
+        configs: Vec::new(),
+    }
+}
+
+/// Makes one command durable, in a new file if it must be.
+async fn commit(opened: &mut Opened, command: &Command) {
+    let delta = apply(&opened.image, command, &LIMITS).expect("a good command");
+    if !opened.log.stage(&delta) {
+        opened.log.roll(&opened.image).await.expect("space");
+        assert!(opened.log.stage(&delta));
+    }
+    opened.log.commit().await.expect("space");
+    opened.image.absorb(&delta);
+}
+
+fn run<T: 'static>(body: impl AsyncFnOnce(PathBuf) -> T + 'static) -> T {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = dir.path().join("metadata");
+    run_alone(async move { body(path).await }).expect("an executor")
+}
+
+#[test]
+fn what_was_committed_is_there_after_a_restart() {
+    // Proves that deltas survive, across several full files, that old files go, and that the
+    // identity is the directory's and not the caller's.
+    run(async |dir| {
+        let mut first = opened(&dir).await;
+        for number in 0..500 {
+            commit(&mut first, &create(number, 3)).await;
+        }
+        let again = opened(&dir).await;
+        assert_eq!(format!("{:?}", again.image), format!("{:?}", first.image));
+        assert!(
+            again.replayed > 0 && again.replayed < 500,
+            "{}",
+            again.replayed
+        );
+        assert_eq!(again.cut_bytes, 0);
+        let files = Files::list(&dir).expect("listed");
+        assert_eq!((files.logs.len(), files.snapshots.len()), (1, 1));
+        assert!(disk::exists(&dir.join(RESERVE)));
+
+        let other = Identity {
+            cluster_id: "other".to_owned(),
+            node: NodeId(5),
+            lanes: 9,
+        };
+        let statics = Arc::new(ConfigMap::new());
+        let kept = MetadataLog::open_sized(&dir, other, statics, SMALL)
+            .await
+            .expect("good");
+        assert_eq!(*kept.image.identity(), identity());
+    });
+}
+
+#[test]
+fn a_torn_end_is_cut_and_written_over() {
+    // Proves that a write which was never acknowledged goes, and that later ones are kept.
+    run(async |dir| {
+        let mut log = opened(&dir).await;
+        commit(&mut log, &create(1, 1)).await;
+        let path = dir.join(log_name(MetadataIndex(1)));
+        let file = File::open(
+            &path,
+            OpenOptions {
+                write: true,
+                ..OpenOptions::default()
+            },
+        )
+        .await;
+        let position = log.log.position as u64;
+        let garbage = Buf::from(vec![0xa5; 700]);
+        file.expect("it is there")
+            .write_at(position, &garbage)
+            .await
+            .expect("space");
+
+        let mut log = opened(&dir).await;
+        assert_eq!((log.cut_bytes, log.image.topic_count()), (700, 1));
+        commit(&mut log, &create(2, 1)).await;
+        let log = opened(&dir).await;
+        assert_eq!((log.cut_bytes, log.image.topic_count()), (0, 2));
+    });
+}
+
+#[test]
+fn damage_is_refused_by_file_and_place() {
+    // Proves faults row 36 on files: damage, a later version, a missing file, a foreign file; and
+    // that a refused start changes nothing.
+    run(async |dir| {
+        let mut log = opened(&dir).await;
+        for number in 0..4 {
+            commit(&mut log, &create(number, 1)).await;
+        }
+        let path = dir.join(log_name(MetadataIndex(1)));
+        let whole = disk::read_file(&path).await.expect("read");
+        for (at, flip, expected) in [
+            (HEADER_BYTES + 20, 1, "at byte 512: a frame is damaged"),
+            (8, 2, "its format version is 3, this program knows up to 1"),
+            (0, 1, "it does not begin as a metadata file"),
+            (17, 1, "at byte 0: the header's checksum is wrong"),
+        ] {
+            let mut damaged = whole.clone();
+            damaged[at] ^= flip;
+            disk::replace_file(&path, damaged.clone())
+                .await
+                .expect("written");
+            let why = refused(&dir).await;
+            assert!(
+                why.contains(expected) && why.contains(&*path.to_string_lossy()),
+                "{why}"
+            );
+            assert_eq!(disk::read_file(&path).await.expect("read"), damaged);
+        }
+        let elsewhere = dir.join(log_name(MetadataIndex(9)));
+        disk::replace_file(&elsewhere, whole)
+            .await
+            .expect("written");
+        disk::remove_file(&path).await.expect("removed");
+        assert!(
+            refused(&dir)
+                .await
+                .contains("its header says index 1, its name says 9")
+        );
+    });
+}
+
+#[test]
+fn a_crash_between_the_steps_of_a_roll_loses_nothing() {
+    // Proves that a snapshot beside the old log, and a snapshot without any log, start up.
+    run(async |dir| {
+        let mut log = opened(&dir).await;
+        for number in 0..4 {
+            commit(&mut log, &create(number, 1)).await;
+        }
+        let snapshot = dir.join(snapshot_name(log.image.index()));
+        disk::replace_file(&snapshot, snapshot::encode(&log.image))
+            .await
+            .expect("written");
+        let mut both = opened(&dir).await;
+        assert_eq!((both.replayed, both.image.topic_count()), (0, 4));
+        commit(&mut both, &create(9, 1)).await;
+        assert_eq!(opened(&dir).await.image.topic_count(), 5);
+
+        disk::remove_file(&dir.join(log_name(MetadataIndex(1))))
+            .await
+            .expect("removed");
+        let alone = opened(&dir).await;
+        assert_eq!(
+            (alone.image.topic_count(), alone.image.index()),
+            (4, MetadataIndex(4))
+        );
+    });
+}
+
+/// Remembers what the cores were told.
+#[derive(Default)]
+struct Cores(RefCell<Vec<u64>>);
+
+impl Publish for Rc<Cores> {
+    async fn publish(&self, deltas: &[Arc<Delta>]) {
+        self.0
+            .borrow_mut()
+            .extend(deltas.iter().map(|delta| delta.index.0));
+    }
+}
+
+#[test]
+fn the_controller_decides_in_order_and_answers_when_every_core_knows() {
+    // Proves the loop: one topic of a name is made whoever asks, deltas are published in order
+    // before the answer, files roll under it, and a change too large for any file is refused.
+    run(async |dir| {
+        let Opened { image, log, .. } = opened(&dir).await;
+        let controller = Rc::new(Controller::new(LIMITS));
+        let cores = Rc::new(Cores::default());
+        let loops = {
+            let (controller, cores) = (Rc::clone(&controller), Rc::clone(&cores));
+            spawn(async move { controller.run(image, log, &cores).await })
+        };
+        let asks: Vec<_> = (0..200_u16)
+            .map(|number| {
+                let (controller, cores) = (Rc::clone(&controller), Rc::clone(&cores));
+                spawn(async move {
+                    let decision = controller.submit(create(number / 2, 4)).await;
+                    if let Ok(delta) = &decision {
+                        assert!(
+                            cores.0.borrow().contains(&delta.index.0),
+                            "told before the cores"
+                        );
+                    }
+                    decision
+                })
+            })
+            .collect();
+        let mut made = 0;
+        for ask in asks {
+            match ask.await {
+                Ok(_) => made += 1,
+                Err(refusal) => assert_eq!(refusal.code, ErrorCode::TopicAlreadyExists),
+            }
+        }
+        assert_eq!(made, 100);
+        assert_eq!(*cores.0.borrow(), (1..=100).collect::<Vec<u64>>());
+        let large = controller
+            .submit(create(9_999, 5_000))
+            .await
+            .expect_err("55 KB in 8 KiB");
+        assert_eq!(large.code, ErrorCode::PolicyViolation);
+        controller
+            .submit(create(1_000, 1))
+            .await
+            .expect("the next one is decided");
+        drop(loops.cancel().await);
+        assert_eq!(opened(&dir).await.image.topic_count(), 101);
+    });
+}
