@@ -1,3 +1,5 @@
 //! StreamBus: a durable, thread-per-core streaming broker that speaks the Kafka protocol.
 
+#![forbid(unsafe_code)]
+
 pub mod config;

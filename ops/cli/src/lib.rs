@@ -1,1 +1,3 @@
 //! The command line: nouns, verbs, output formats.
+
+#![forbid(unsafe_code)]
