@@ -1,1 +1,48 @@
-//! How code runs on a core and how cores talk: the runtime facade over glommio and over the simulated world.
+//! How code runs on a core and how cores talk: the facade that every other crate stands on.
+//!
+//! | Part | What it gives |
+//! |---|---|
+//! | [`spawn`], [`spawn_in`], [`Task`], [`Queue`] | tasks of one core, in queues with shares |
+//! | [`now`], [`wall_ms`], [`sleep`], [`timeout`] | clocks and timers |
+//! | [`rng_u64`] | random numbers that are not keys |
+//! | [`sync`] | waiting for each other on one core |
+//! | [`Buf`], [`BufMut`] | memory for bytes on their way |
+//! | [`File`], [`disk`] | files, through the core's own `io_uring` |
+//! | [`Listener`], [`Stream`] | TCP |
+//! | [`Mesh`], [`CoreId`] | requests and replies between cores |
+//! | [`run_node`], [`run_alone`] | starting executors |
+//! | [`probe`] | what the machine allows |
+//!
+//! It knows nothing of Kafka, and it is the only crate with `unsafe`, and the only one that names
+//! glommio, a clock, a file, a socket or a random number.
+//!
+//! `unsafe` is in: `buffer` (raw memory), `ring` (slots handed between threads), `uring` and `disk`
+//! (pointers given to the kernel), `net` (uninitialised receive space), `node`, `time`, `rng`,
+//! `dir_lock` and `probe` (libc calls).
+
+pub mod buffer;
+mod dir_lock;
+pub mod disk;
+mod mesh;
+mod net;
+mod node;
+pub mod probe;
+mod ring;
+mod rng;
+pub mod sync;
+mod task;
+mod time;
+mod uring;
+
+pub use buffer::{BLOCK_BYTES, Buf, BufMut};
+pub use dir_lock::{DirLock, LockError};
+pub use disk::{DiskError, File, OpenOptions};
+pub use mesh::{CoreId, Mesh, MeshSeed, Stopped, mesh_seeds};
+pub use net::{Listener, Stream, check_free};
+pub use node::{
+    CoreContext, NodePlan, StartFailed, abort_on_panic, catch_stop_signals, keep_large_allocations,
+    online_cpus, run_alone, run_node, stop_requested,
+};
+pub use rng::rng_u64;
+pub use task::{Queue, Task, spawn, spawn_in, yield_if_needed, yield_now};
+pub use time::{Elapsed, Instant, now, sleep, timeout, wall_ms};

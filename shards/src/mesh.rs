@@ -1,0 +1,279 @@
+//! How the cores of a node talk: a ring from each core to each other, requests and replies.
+//!
+//! A request takes a place of a bounded count before it is sent and gives it back with its reply, so
+//! replies always find room and two cores whose requests fill each other's rings still finish. Who finds no
+//! place waits in turn.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+
+use atomic_waker::AtomicWaker;
+
+use crate::ring::{Consumer, Producer, ring};
+use crate::sync::{Notify, Slot};
+use crate::task::spawn;
+
+/// Requests a core may have under way to one other core.
+const REQUESTS_MAX: usize = 512;
+/// Places of a ring: this side's requests, and replies to as many of the other side's.
+const RING_PLACES: usize = 2 * REQUESTS_MAX;
+/// Messages handled before other tasks of the core get their turn.
+const DRAIN_BATCH: usize = 64;
+
+/// A core of this node, numbered from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CoreId(pub u16);
+
+impl fmt::Display for CoreId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+enum Message<Q, R> {
+    Request { id: u32, request: Q },
+    Reply { id: u32, reply: R },
+}
+
+/// The other core has stopped; the request may or may not have been carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("core {0} has stopped")]
+pub struct Stopped(pub CoreId);
+
+struct Peer<Q, R> {
+    send: RefCell<Producer<Message<Q, R>>>,
+    receive: RefCell<Consumer<Message<Q, R>>>,
+    /// Wakes the task on the other core that drains what we send.
+    wake: Arc<AtomicWaker>,
+    /// Requests that found no place, in order.
+    in_flight: Cell<usize>,
+    freed: Notify,
+    queue: RefCell<VecDeque<u64>>,
+    waiting: RefCell<Vec<Option<Rc<Slot<R>>>>>,
+    free_ids: RefCell<Vec<u32>>,
+}
+
+struct Inner<Q, R> {
+    core: CoreId,
+    /// By core number; `None` for this core itself.
+    peers: Vec<Option<Peer<Q, R>>>,
+    own_wake: Arc<AtomicWaker>,
+    hops: Cell<u64>,
+    next_ticket: Cell<u64>,
+}
+
+/// One core's end of the mesh. A clone is the same end.
+pub struct Mesh<Q, R> {
+    inner: Rc<Inner<Q, R>>,
+}
+
+impl<Q, R> Clone for Mesh<Q, R> {
+    fn clone(&self) -> Self {
+        Mesh { inner: Rc::clone(&self.inner) }
+    }
+}
+
+/// What one core needs to become an end of the mesh; made before the cores start.
+pub struct MeshSeed<Q, R> {
+    core: CoreId,
+    ends: Vec<Option<SeedEnd<Q, R>>>,
+    wakes: Vec<Arc<AtomicWaker>>,
+}
+
+struct SeedEnd<Q, R> {
+    send: Producer<Message<Q, R>>,
+    receive: Consumer<Message<Q, R>>,
+}
+
+/// Seeds for a mesh of `cores` cores, in their order.
+pub fn mesh_seeds<Q: Send, R: Send>(cores: usize) -> Vec<MeshSeed<Q, R>> {
+    let wakes: Vec<_> = (0..cores).map(|_| Arc::new(AtomicWaker::new())).collect();
+    let mut seeds: Vec<MeshSeed<Q, R>> = (0..cores)
+        .map(|core| MeshSeed {
+            core: CoreId(u16::try_from(core).expect("fewer than 65,536 cores")),
+            ends: (0..cores).map(|_| None).collect(),
+            wakes: wakes.clone(),
+        })
+        .collect();
+    for low in 0..cores {
+        for high in low + 1..cores {
+            let (up, up_out) = ring(RING_PLACES);
+            let (down, down_out) = ring(RING_PLACES);
+            seeds[low].ends[high] = Some(SeedEnd { send: up, receive: down_out });
+            seeds[high].ends[low] = Some(SeedEnd { send: down, receive: up_out });
+        }
+    }
+    seeds
+}
+
+impl<Q: Send + 'static, R: Send + 'static> MeshSeed<Q, R> {
+    /// This core's end. Call on the core itself.
+    pub fn grow(self) -> Mesh<Q, R> {
+        let peers = self.ends.into_iter().zip(&self.wakes).map(|(end, wake)| {
+            end.map(|end| Peer {
+                send: RefCell::new(end.send),
+                receive: RefCell::new(end.receive),
+                wake: Arc::clone(wake),
+                in_flight: Cell::new(0),
+                freed: Notify::new(),
+                queue: RefCell::default(),
+                waiting: RefCell::new((0..REQUESTS_MAX).map(|_| None).collect()),
+                free_ids: RefCell::new((0..u32::try_from(REQUESTS_MAX).expect("small")).collect()),
+            })
+        });
+        Mesh {
+            inner: Rc::new(Inner {
+                core: self.core,
+                peers: peers.collect(),
+                own_wake: Arc::clone(&self.wakes[usize::from(self.core.0)]),
+                hops: Cell::new(0),
+                next_ticket: Cell::new(0),
+            }),
+        }
+    }
+}
+
+impl<Q: Send + 'static, R: Send + 'static> Mesh<Q, R> {
+    /// The core at this end.
+    pub fn core(&self) -> CoreId {
+        self.inner.core
+    }
+
+    /// How many cores there are.
+    pub fn cores(&self) -> usize {
+        self.inner.peers.len()
+    }
+
+    /// Requests sent to other cores so far.
+    pub fn hops(&self) -> u64 {
+        self.inner.hops.get()
+    }
+
+    /// Asks another core and waits for its answer. Requests to one core are handed over in the order in
+    /// which they were first polled.
+    ///
+    /// # Panics
+    /// If asked to call its own core: the caller serves that itself.
+    pub async fn call(&self, to: CoreId, request: Q) -> R {
+        let peer = self.peer(to);
+        self.take_place(peer).await;
+        let id = peer.free_ids.borrow_mut().pop().expect("as many ids as places");
+        let slot = Rc::new(Slot::new());
+        peer.waiting.borrow_mut()[id as usize] = Some(Rc::clone(&slot));
+        let pushed = peer.send.borrow_mut().push(Message::Request { id, request });
+        assert!(pushed.is_ok(), "a request with a place always finds room");
+        peer.wake.wake();
+        self.inner.hops.set(self.inner.hops.get() + 1);
+        // Should this future be dropped, the reply still comes and frees the place.
+        slot.take().await
+    }
+
+    fn peer(&self, to: CoreId) -> &Peer<Q, R> {
+        self.inner.peers[usize::from(to.0)].as_ref().expect("a core does not call itself")
+    }
+
+    async fn take_place(&self, peer: &Peer<Q, R>) {
+        if peer.in_flight.get() < REQUESTS_MAX && peer.queue.borrow().is_empty() {
+            peer.in_flight.set(peer.in_flight.get() + 1);
+            return;
+        }
+        let ticket = self.inner.next_ticket.get();
+        self.inner.next_ticket.set(ticket + 1);
+        peer.queue.borrow_mut().push_back(ticket);
+        let _leave = LeaveQueue { peer, ticket };
+        loop {
+            let first = peer.queue.borrow().front() == Some(&ticket);
+            if first && peer.in_flight.get() < REQUESTS_MAX {
+                peer.in_flight.set(peer.in_flight.get() + 1);
+                return;
+            }
+            peer.freed.notified().await;
+        }
+    }
+
+    /// Serves what other cores ask, each request in a task of its own, started in order. Runs until
+    /// the core stops.
+    pub async fn serve<F>(&self, handler: impl Fn(CoreId, Q) -> F + 'static)
+    where
+        F: Future<Output = R> + 'static,
+    {
+        let handler = Rc::new(handler);
+        loop {
+            let batch = std::future::poll_fn(|cx| {
+                self.inner.own_wake.register(cx.waker());
+                let (batch, more) = self.drain();
+                if more {
+                    // Come back after the other tasks had their turn.
+                    cx.waker().wake_by_ref();
+                }
+                if batch.is_empty() { Poll::Pending } else { Poll::Ready(batch) }
+            })
+            .await;
+            for (from, id, request) in batch {
+                let mesh = self.clone();
+                let mut answer: Pin<Box<dyn Future<Output = R>>> = Box::pin(handler(from, request));
+                spawn(async move {
+                    let reply = answer.as_mut().await;
+                    mesh.reply(from, id, reply);
+                })
+                .detach();
+            }
+        }
+    }
+
+    /// Takes up to a batch of messages from each core: replies go to their slots, requests are
+    /// returned, and whether there may be more.
+    fn drain(&self) -> (Vec<(CoreId, u32, Q)>, bool) {
+        let (mut requests, mut more) = (Vec::new(), false);
+        for (core, peer) in self.inner.peers.iter().enumerate() {
+            let Some(peer) = peer else { continue };
+            let from = CoreId(u16::try_from(core).expect("as numbered"));
+            let mut taken = 0;
+            while taken < DRAIN_BATCH {
+                let message = peer.receive.borrow_mut().pop();
+                match message {
+                    Some(Message::Request { id, request }) => requests.push((from, id, request)),
+                    Some(Message::Reply { id, reply }) => Self::settle(peer, id, reply),
+                    None => break,
+                }
+                taken += 1;
+            }
+            more |= taken == DRAIN_BATCH;
+        }
+        (requests, more)
+    }
+
+    fn settle(peer: &Peer<Q, R>, id: u32, reply: R) {
+        let slot = peer.waiting.borrow_mut()[id as usize].take().expect("a reply has its request");
+        peer.free_ids.borrow_mut().push(id);
+        peer.in_flight.set(peer.in_flight.get() - 1);
+        slot.fill(reply);
+        peer.freed.notify_all();
+    }
+
+    fn reply(&self, to: CoreId, id: u32, reply: R) {
+        let peer = self.peer(to);
+        let pushed = peer.send.borrow_mut().push(Message::Reply { id, reply });
+        assert!(pushed.is_ok(), "replies have places of their own");
+        peer.wake.wake();
+    }
+}
+
+/// Leaves the queue for places, whether the request got one or its future was dropped.
+struct LeaveQueue<'a, Q, R> {
+    peer: &'a Peer<Q, R>,
+    ticket: u64,
+}
+
+impl<Q, R> Drop for LeaveQueue<'_, Q, R> {
+    fn drop(&mut self) {
+        self.peer.queue.borrow_mut().retain(|ticket| *ticket != self.ticket);
+        self.peer.freed.notify_all();
+    }
+}

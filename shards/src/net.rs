@@ -1,0 +1,202 @@
+//! TCP, without blocking the core.
+
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::rc::Rc;
+
+use glommio::io::PollableFd;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use crate::buffer::{Buf, BufMut};
+
+/// Connections the kernel holds for a listener until they are accepted.
+const BACKLOG: i32 = 1_024;
+/// Slices in one `sendmsg`: Linux takes 1,024 (`UIO_MAXIOV`).
+const SLICES_MAX: usize = 1_024;
+
+fn pollable(socket: Socket) -> io::Result<PollableFd<Socket>> {
+    socket.set_nonblocking(true)?;
+    PollableFd::new(socket).map_err(io::Error::other)
+}
+
+fn waits(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+/// Accepts connections.
+#[derive(Debug)]
+pub struct Listener {
+    socket: PollableFd<Socket>,
+}
+
+impl Listener {
+    /// Listens at an address. With `shared`, other cores of this process may listen at the same one and
+    /// the kernel spreads connections over them.
+    ///
+    /// # Errors
+    /// What the kernel says, above all `AddrInUse`.
+    pub fn bind(address: SocketAddr, shared: bool) -> io::Result<Listener> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(shared)?;
+        socket.bind(&SockAddr::from(address))?;
+        socket.listen(BACKLOG)?;
+        Ok(Listener { socket: pollable(socket)? })
+    }
+
+    /// Where it listens: the port the kernel chose, if it was asked for port 0.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        address(self.socket.get_ref().local_addr())
+    }
+
+    /// The next connection.
+    ///
+    /// # Errors
+    /// What the kernel says; out of descriptors (`EMFILE`) passes, so wait and go on.
+    pub async fn accept(&self) -> io::Result<Stream> {
+        loop {
+            match self.socket.get_ref().accept() {
+                Ok((socket, _)) => return Stream::new(socket),
+                Err(error) if waits(&error) || error.kind() == io::ErrorKind::ConnectionAborted => {
+                    self.socket.readable().await.map_err(io::Error::other)?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+fn address(found: io::Result<SockAddr>) -> io::Result<SocketAddr> {
+    found?.as_socket().ok_or_else(|| io::Error::other("not an internet address"))
+}
+
+/// A connection. A clone is the same connection, so that one task may read while another writes.
+#[derive(Debug, Clone)]
+pub struct Stream {
+    socket: Rc<PollableFd<Socket>>,
+}
+
+impl Stream {
+    fn new(socket: Socket) -> io::Result<Stream> {
+        socket.set_tcp_nodelay(true)?;
+        Ok(Stream { socket: Rc::new(pollable(socket)?) })
+    }
+
+    /// Opens a connection.
+    ///
+    /// # Errors
+    /// What the kernel says. It may take minutes: put a [`timeout`](crate::timeout) around it.
+    pub async fn connect(to: SocketAddr) -> io::Result<Stream> {
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+        let stream = Stream::new(socket)?;
+        match stream.socket.get_ref().connect(&SockAddr::from(to)) {
+            Ok(()) => return Ok(stream),
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) || waits(&error) => {}
+            Err(error) => return Err(error),
+        }
+        stream.socket.writable().await.map_err(io::Error::other)?;
+        match stream.socket.get_ref().take_error()? {
+            Some(error) => Err(error),
+            None => Ok(stream),
+        }
+    }
+
+    /// This end's address.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        address(self.socket.get_ref().local_addr())
+    }
+
+    /// The other end's address.
+    ///
+    /// # Errors
+    /// What the kernel says, if the other end is gone already.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        address(self.socket.get_ref().peer_addr())
+    }
+
+    /// Reads into the free space of `buf`; returns how much, 0 once the other end has closed.
+    ///
+    /// The buffer travels in and out, so that a world that completes reads later can own it meanwhile.
+    pub async fn read(&self, mut buf: BufMut) -> (io::Result<usize>, BufMut) {
+        assert!(buf.remaining() > 0, "a read into no space looks like the end");
+        loop {
+            let spare = buf.spare_mut();
+            // SAFETY: `u8` and `MaybeUninit<u8>` have one layout, and recv only writes bytes there.
+            let room = unsafe {
+                std::slice::from_raw_parts_mut(spare.as_mut_ptr().cast::<MaybeUninit<u8>>(), spare.len())
+            };
+            match self.socket.get_ref().recv(room) {
+                Ok(count) => {
+                    buf.advance(count);
+                    return (Ok(count), buf);
+                }
+                Err(error) if waits(&error) => {}
+                Err(error) => return (Err(error), buf),
+            }
+            if let Err(error) = self.socket.readable().await {
+                return (Err(io::Error::other(error)), buf);
+            }
+        }
+    }
+
+    /// Writes all the slices in order, with as few calls as the kernel takes.
+    ///
+    /// # Errors
+    /// What the kernel says; how much went out is unknown then.
+    pub async fn write_all(&self, slices: &[Buf]) -> io::Result<()> {
+        let (mut next, mut skip) = (0, 0);
+        while next < slices.len() {
+            let pieces: Vec<IoSlice<'_>> = slices[next..]
+                .iter()
+                .take(SLICES_MAX)
+                .enumerate()
+                .map(|(index, slice)| IoSlice::new(if index == 0 { &slice[skip..] } else { slice }))
+                .collect();
+            match self.socket.get_ref().send_vectored_with_flags(&pieces, libc::MSG_NOSIGNAL) {
+                Ok(mut sent) => {
+                    while next < slices.len() && sent >= slices[next].len() - skip {
+                        sent -= slices[next].len() - skip;
+                        skip = 0;
+                        next += 1;
+                    }
+                    skip += sent;
+                }
+                Err(error) if waits(&error) => {
+                    self.socket.writable().await.map_err(io::Error::other)?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends both directions: a pending read returns 0, a pending write fails.
+    pub fn shutdown(&self) {
+        // It fails only if the other end is gone, which is what is wanted.
+        let _ = self.socket.get_ref().shutdown(std::net::Shutdown::Both);
+    }
+
+    /// The descriptor's number, to tell connections apart in logs.
+    pub fn id(&self) -> i32 {
+        self.socket.get_ref().as_raw_fd()
+    }
+}
+
+/// Fails if somebody listens at this address already, even one who would share it.
+///
+/// # Errors
+/// What the kernel says, above all `AddrInUse`.
+pub fn check_free(address: SocketAddr) -> io::Result<()> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&SockAddr::from(address))?;
+    socket.listen(1)
+}

@@ -1,0 +1,196 @@
+//! Starting and ending the cores of a node.
+
+use std::future::Future;
+use std::io;
+use std::time::Duration;
+
+use glommio::{LocalExecutorBuilder, Placement};
+
+use crate::mesh::{CoreId, Mesh, mesh_seeds};
+use crate::task::create_queues;
+use crate::uring::Uring;
+
+/// glommio's registered buffers, which we do not use: the least it takes, since it counts against memlock.
+const IO_MEMORY_BYTES: usize = 64 << 10;
+/// Entries of each of glommio's rings.
+const RING_DEPTH: usize = 256;
+/// How long a core may run ready tasks before it looks at its rings.
+const PREEMPT_AFTER: Duration = Duration::from_millis(1);
+
+/// How many cores, and where.
+#[derive(Debug, Clone)]
+pub struct NodePlan {
+    /// Executors to start.
+    pub cores: usize,
+    /// Whether to pin each to a CPU. Left out where there are more cores than CPUs.
+    pub pin: bool,
+}
+
+/// What a core knows of itself when it starts.
+pub struct CoreContext<Q, R> {
+    /// Its number.
+    pub core: CoreId,
+    /// How many there are.
+    pub cores: usize,
+    /// Its end of the mesh.
+    pub mesh: Mesh<Q, R>,
+}
+
+/// Why the cores did not start.
+#[derive(Debug, thiserror::Error)]
+#[error("core {core} could not start: {reason}")]
+pub struct StartFailed {
+    /// Which core.
+    pub core: usize,
+    /// What glommio or the kernel said.
+    pub reason: String,
+}
+
+/// Runs `body` once on each core and returns what they returned, in their order, when all have ended.
+///
+/// # Errors
+/// [`StartFailed`] if an executor could not be made; those already started end with the process.
+pub fn run_node<Q, R, T, F>(
+    plan: &NodePlan,
+    body: impl Fn(CoreContext<Q, R>) -> F + Clone + Send + 'static,
+) -> Result<Vec<T>, StartFailed>
+where
+    Q: Send + 'static,
+    R: Send + 'static,
+    T: Send + 'static,
+    F: Future<Output = T> + 'static,
+{
+    let cpus = online_cpus();
+    let mut handles = Vec::new();
+    for (core, seed) in mesh_seeds::<Q, R>(plan.cores).into_iter().enumerate() {
+        let placement = match cpus.get(core) {
+            Some(cpu) if plan.pin && plan.cores <= cpus.len() => Placement::Fixed(*cpu),
+            _ => Placement::Unbound,
+        };
+        let body = body.clone();
+        let cores = plan.cores;
+        let handle = builder(placement, core)
+            .spawn(move || async move {
+                create_queues();
+                let mesh = seed.grow();
+                let result = body(CoreContext { core: mesh.core(), cores, mesh }).await;
+                Uring::forget();
+                result
+            })
+            .map_err(|failed| StartFailed { core, reason: failed.to_string() })?;
+        handles.push((core, handle));
+    }
+    handles
+        .into_iter()
+        .map(|(core, handle)| {
+            handle.join().map_err(|failed| StartFailed { core, reason: failed.to_string() })
+        })
+        .collect()
+}
+
+fn builder(placement: Placement, core: usize) -> LocalExecutorBuilder {
+    LocalExecutorBuilder::new(placement)
+        .name(&format!("core-{core}"))
+        .io_memory(IO_MEMORY_BYTES)
+        .ring_depth(RING_DEPTH)
+        .preempt_timer(PREEMPT_AFTER)
+}
+
+/// Runs one future on an executor of its own, on this thread: for tests and offline tools.
+///
+/// # Errors
+/// [`StartFailed`].
+pub fn run_alone<T: 'static>(future: impl Future<Output = T>) -> Result<T, StartFailed> {
+    let executor = builder(Placement::Unbound, 0)
+        .make()
+        .map_err(|failed| StartFailed { core: 0, reason: failed.to_string() })?;
+    Ok(executor.run(async {
+        create_queues();
+        let result = future.await;
+        Uring::forget();
+        result
+    }))
+}
+
+/// The CPUs this process may run on.
+pub fn online_cpus() -> Vec<usize> {
+    // SAFETY: an all-zero set is a valid value of the type.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the set is valid for its size.
+    let failed = unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set) };
+    if failed != 0 {
+        return vec![0];
+    }
+    let most = usize::try_from(libc::CPU_SETSIZE).unwrap_or(1_024);
+    // SAFETY: the index is below CPU_SETSIZE.
+    (0..most).filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) }).collect()
+}
+
+/// Ends the process on any panic, after its message: half a node is worse than none, and what is
+/// acknowledged is on disk.
+pub fn abort_on_panic() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        before(info);
+        std::process::abort();
+    }));
+}
+
+/// Stops the memory allocator from giving large blocks back to the kernel after each use: they are log
+/// memory, and will be wanted again at once.
+pub fn keep_large_allocations() {
+    // SAFETY: mallopt only sets parameters of the allocator.
+    unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 30) };
+    // SAFETY: as above.
+    unsafe { libc::mallopt(libc::M_TRIM_THRESHOLD, 1 << 30) };
+}
+
+/// Resolves when the process is asked to stop: SIGINT or SIGTERM. One task of the process may wait.
+///
+/// # Errors
+/// What the kernel says if it has no signal descriptor to give.
+pub async fn stop_requested() -> io::Result<()> {
+    let fd = SIGNALS.get().copied().ok_or_else(|| io::Error::other("signals are not blocked yet"))?;
+    let readable = glommio::io::PollableFd::new(SignalFd(fd)).map_err(io::Error::other)?;
+    readable.readable().await.map_err(io::Error::other)?;
+    let mut info = [0_u8; 128];
+    // SAFETY: the buffer is the size of a signalfd_siginfo. Reading takes the signal off.
+    unsafe { libc::read(fd, info.as_mut_ptr().cast(), info.len()) };
+    Ok(())
+}
+
+static SIGNALS: std::sync::OnceLock<i32> = std::sync::OnceLock::new();
+
+struct SignalFd(i32);
+
+impl std::os::fd::AsRawFd for SignalFd {
+    fn as_raw_fd(&self) -> i32 {
+        self.0
+    }
+}
+
+/// Turns SIGINT and SIGTERM into something [`stop_requested`] can wait for. Call before any thread
+/// is started, since threads inherit which signals are blocked.
+///
+/// # Errors
+/// What the kernel says.
+pub fn catch_stop_signals() -> io::Result<()> {
+    // SAFETY: an all-zero set is valid, and is initialised properly on the next line.
+    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the set is ours.
+    unsafe { libc::sigemptyset(&raw mut set) };
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        // SAFETY: the set is ours and the signals exist.
+        unsafe { libc::sigaddset(&raw mut set, signal) };
+    }
+    // SAFETY: the set is initialised.
+    if unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the set is initialised.
+    let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    SIGNALS.set(fd).map_err(|_| io::Error::other("signals are caught already"))
+}

@@ -1,0 +1,180 @@
+//! Waiting for each other on one core. Nothing here is shared between cores.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+/// A bell: tasks wait for it to ring.
+///
+/// [`Notify::notify_one`] with nobody waiting is remembered once; [`Notify::notify_all`] reaches every task
+/// whose [`Notify::notified`] was called before.
+#[derive(Debug, Default)]
+pub struct Notify {
+    /// Counts the rings for all. A waiter resolves when it has changed.
+    rings: Cell<u64>,
+    /// A remembered ring for one.
+    stored: Cell<bool>,
+    waiting: RefCell<Vec<(u64, Waker)>>,
+    next_id: Cell<u64>,
+}
+
+impl Notify {
+    /// A bell that nobody has rung.
+    pub const fn new() -> Notify {
+        Notify {
+            rings: Cell::new(0),
+            stored: Cell::new(false),
+            waiting: RefCell::new(Vec::new()),
+            next_id: Cell::new(0),
+        }
+    }
+
+    /// Wakes one waiting task, or the next that waits.
+    pub fn notify_one(&self) {
+        self.stored.set(true);
+        let first = {
+            let mut waiting = self.waiting.borrow_mut();
+            if waiting.is_empty() { None } else { Some(waiting.remove(0)) }
+        };
+        if let Some((_, waker)) = first {
+            waker.wake();
+        }
+    }
+
+    /// Wakes every waiting task.
+    pub fn notify_all(&self) {
+        self.rings.set(self.rings.get() + 1);
+        for (_, waker) in self.waiting.take() {
+            waker.wake();
+        }
+    }
+
+    /// Resolves when the bell rings. Rings count from this call on, not from the first poll, so
+    /// nothing is lost between looking at a state and awaiting its change.
+    pub fn notified(&self) -> Notified<'_> {
+        Notified { bell: self, seen: self.rings.get(), id: None }
+    }
+}
+
+/// See [`Notify::notified`].
+#[derive(Debug)]
+pub struct Notified<'a> {
+    bell: &'a Notify,
+    seen: u64,
+    id: Option<u64>,
+}
+
+impl Future for Notified<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let bell = self.bell;
+        if bell.rings.get() != self.seen {
+            return Poll::Ready(());
+        }
+        if bell.stored.take() {
+            return Poll::Ready(());
+        }
+        let mut waiting = bell.waiting.borrow_mut();
+        let known = self.id.and_then(|id| waiting.iter().position(|(other, _)| *other == id));
+        if let Some(place) = known {
+            waiting[place].1.clone_from(cx.waker());
+        } else {
+            let id = bell.next_id.get();
+            bell.next_id.set(id + 1);
+            waiting.push((id, cx.waker().clone()));
+            self.id = Some(id);
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Notified<'_> {
+    fn drop(&mut self) {
+        let Some(id) = self.id else { return };
+        let mut waiting = self.bell.waiting.borrow_mut();
+        if let Some(place) = waiting.iter().position(|(other, _)| *other == id) {
+            waiting.remove(place);
+        } else if self.bell.stored.get() && !waiting.is_empty() {
+            // It was woken for a ring that it did not take: the next in line gets it.
+            let (_, waker) = waiting.remove(0);
+            drop(waiting);
+            waker.wake();
+        }
+    }
+}
+
+/// A place for one value that one task waits for.
+#[derive(Debug)]
+pub struct Slot<T> {
+    value: RefCell<Option<T>>,
+    filled: Notify,
+}
+
+impl<T> Default for Slot<T> {
+    fn default() -> Slot<T> {
+        Slot { value: RefCell::new(None), filled: Notify::new() }
+    }
+}
+
+impl<T> Slot<T> {
+    /// An empty one.
+    pub fn new() -> Slot<T> {
+        Slot::default()
+    }
+
+    /// Fills it. A second value replaces one that nobody took.
+    pub fn fill(&self, value: T) {
+        *self.value.borrow_mut() = Some(value);
+        self.filled.notify_one();
+    }
+
+    /// Waits for the value and takes it.
+    pub async fn take(&self) -> T {
+        loop {
+            if let Some(value) = self.value.borrow_mut().take() {
+                return value;
+            }
+            self.filled.notified().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::Waker;
+
+    use super::*;
+
+    fn poll(future: Pin<&mut impl Future<Output = ()>>) -> bool {
+        future.poll(&mut Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    #[test]
+    fn ring_for_one_is_remembered_once_and_passed_on() {
+        // Proves that no ring is lost and none is counted twice.
+        let bell = Notify::new();
+        bell.notify_one();
+        bell.notify_one();
+        assert!(poll(pin!(bell.notified())));
+        let mut first = Box::pin(bell.notified());
+        let mut second = pin!(bell.notified());
+        assert!(!poll(first.as_mut()) && !poll(second.as_mut()));
+        bell.notify_one();
+        drop(first);
+        assert!(poll(second), "the dropped waiter's ring went to the next");
+    }
+
+    #[test]
+    fn ring_for_all_counts_from_the_call() {
+        // Proves that a ring between making the future and polling it is not lost.
+        let bell = Notify::new();
+        let early = bell.notified();
+        bell.notify_all();
+        let late = bell.notified();
+        assert!(poll(pin!(early)));
+        assert!(!poll(pin!(late)));
+    }
+}

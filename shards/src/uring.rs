@@ -1,0 +1,220 @@
+//! The core's own io_uring for files.
+//!
+//! glommio's files write only glommio's own buffers, but the log must write the front of a buffer
+//! whose rest still fills. So each core drives files through a ring of its own, and lets glommio watch that
+//! ring's descriptor: it turns readable when completions are waiting.
+//!
+//! Whatever an operation points to is kept in its place here until the kernel is done with it, even
+//! if the task that asked was dropped.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use glommio::io::PollableFd;
+use io_uring::{IoUring, squeue};
+
+use crate::sync::Notify;
+
+/// Operations a core may have under way. What comes on top waits its turn.
+const OPERATIONS_MAX: usize = 256;
+
+/// An operation's place: what it keeps alive, and how it went.
+struct Operation {
+    keep: Option<Box<dyn std::any::Any>>,
+    result: Option<i32>,
+    waker: Option<Waker>,
+    /// The future that asked is gone: free the place at completion.
+    orphaned: bool,
+}
+
+struct Inner {
+    ring: IoUring,
+    operations: Vec<Option<Operation>>,
+    free: Vec<usize>,
+}
+
+/// The ring of one core.
+pub(crate) struct Uring {
+    inner: RefCell<Inner>,
+    freed: Notify,
+}
+
+thread_local! {
+    static URING: RefCell<Option<Rc<Uring>>> = const { RefCell::new(None) };
+}
+
+struct RingFd(RawFd);
+
+impl AsRawFd for RingFd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0
+    }
+}
+
+impl Uring {
+    /// This core's ring, made at first use.
+    pub(crate) fn current() -> io::Result<Rc<Uring>> {
+        if let Some(uring) = URING.with_borrow(Clone::clone) {
+            return Ok(uring);
+        }
+        let entries = u32::try_from(OPERATIONS_MAX).expect("a small number");
+        let ring = IoUring::builder().build(entries)?;
+        let fd = ring.as_raw_fd();
+        let uring = Rc::new(Uring {
+            inner: RefCell::new(Inner {
+                ring,
+                operations: (0..OPERATIONS_MAX).map(|_| None).collect(),
+                free: (0..OPERATIONS_MAX).rev().collect(),
+            }),
+            freed: Notify::new(),
+        });
+        let watched = Rc::clone(&uring);
+        let readable = PollableFd::new(RingFd(fd)).map_err(io::Error::other)?;
+        crate::task::spawn_in(crate::task::Queue::Foreground, async move {
+            while readable.readable().await.is_ok() {
+                watched.reap();
+            }
+        })
+        .detach();
+        URING.set(Some(Rc::clone(&uring)));
+        Ok(uring)
+    }
+
+    /// Forgets this thread's ring; its executor is about to end.
+    pub(crate) fn forget() {
+        URING.set(None);
+    }
+
+    /// Hands completions to whoever waits for them. Cheap when there are none.
+    pub(crate) fn reap(&self) {
+        let mut wakers = Vec::new();
+        {
+            let mut inner = self.inner.borrow_mut();
+            let Inner { ring, operations, free } = &mut *inner;
+            for completion in ring.completion() {
+                let place = usize::try_from(completion.user_data()).expect("our own number");
+                let operation = operations[place].as_mut().expect("a completion has its operation");
+                operation.result = Some(completion.result());
+                wakers.extend(operation.waker.take());
+                if operation.orphaned {
+                    operations[place] = None;
+                    free.push(place);
+                    self.freed.notify_one();
+                }
+            }
+        }
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Runs one operation and returns its result with what it kept.
+    ///
+    /// # Safety
+    /// Whatever `entry` points to is owned by `keep`, at an address that does not change when `keep`
+    /// moves, and nobody touches it until this returns.
+    pub(crate) async unsafe fn run<K: 'static>(
+        self: &Rc<Self>,
+        entry: squeue::Entry,
+        keep: K,
+    ) -> (io::Result<usize>, K) {
+        loop {
+            let room = !self.inner.borrow().free.is_empty();
+            if room {
+                break;
+            }
+            self.freed.notified().await;
+        }
+        let place = {
+            let mut inner = self.inner.borrow_mut();
+            let place = inner.free.pop().expect("room was just seen, and nothing awaited since");
+            inner.operations[place] = Some(Operation {
+                keep: Some(Box::new(keep)),
+                result: None,
+                waker: None,
+                orphaned: false,
+            });
+            let entry = entry.user_data(place as u64);
+            // SAFETY: the caller's promise, and `keep` is now owned by the operation's place. There are
+            // as many entries as places, so the queue has room.
+            let pushed = unsafe { inner.ring.submission().push(&entry) };
+            assert!(pushed.is_ok(), "as many entries as places");
+            place
+        };
+        let waiting = Waiting { uring: Rc::clone(self), place, done: false };
+        if let Err(failed) = self.submit() {
+            // The entry stays queued and goes with the next submission; tell the truth meanwhile.
+            tracing::error!(error = %failed, "io_uring_enter failed");
+        }
+        let (result, keep) = waiting.await;
+        let keep = *keep.downcast::<K>().expect("the type it was stored with");
+        let result = match result {
+            negative if negative < 0 => Err(io::Error::from_raw_os_error(-negative)),
+            count => Ok(usize::try_from(count).expect("not negative")),
+        };
+        (result, keep)
+    }
+
+    fn submit(&self) -> io::Result<()> {
+        loop {
+            match self.inner.borrow().ring.submit() {
+                Ok(_) => break,
+                Err(failed) if failed.kind() == io::ErrorKind::Interrupted => {}
+                Err(failed) => return Err(failed),
+            }
+        }
+        // What the kernel finished at once need not wait for the watcher.
+        self.reap();
+        Ok(())
+    }
+}
+
+struct Waiting {
+    uring: Rc<Uring>,
+    place: usize,
+    done: bool,
+}
+
+impl Future for Waiting {
+    type Output = (i32, Box<dyn std::any::Any>);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let uring = Rc::clone(&self.uring);
+        let mut inner = uring.inner.borrow_mut();
+        let operation = inner.operations[self.place].as_mut().expect("held until taken below");
+        let Some(result) = operation.result else {
+            operation.waker = Some(cx.waker().clone());
+            return Poll::Pending;
+        };
+        let keep = operation.keep.take().expect("taken once");
+        inner.operations[self.place] = None;
+        let place = self.place;
+        inner.free.push(place);
+        self.done = true;
+        drop(inner);
+        uring.freed.notify_one();
+        Poll::Ready((result, keep))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if self.done {
+            return;
+        }
+        let mut inner = self.uring.inner.borrow_mut();
+        let operation = inner.operations[self.place].as_mut().expect("not taken yet");
+        if operation.result.is_none() {
+            operation.orphaned = true;
+            return;
+        }
+        inner.operations[self.place] = None;
+        let place = self.place;
+        inner.free.push(place);
+        drop(inner);
+        self.uring.freed.notify_one();
+    }
+}
