@@ -389,7 +389,7 @@ fn topic_value(image: &Image, configs: Option<&ConfigMap>, name: &str) -> String
     })
 }
 
-fn topic_rules<'a>(current: &'a dyn Fn(&str) -> String) -> Rules<'a> {
+fn topic_rules(current: &dyn Fn(&str) -> String) -> Rules<'_> {
     Rules {
         noun: "topic",
         kind: &|name| {

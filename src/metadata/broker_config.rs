@@ -1,16 +1,15 @@
 //! The broker's settings under Kafka's names: what tools may ask for and what can be changed at run
 //! time. Everything else of the broker is in `streambus.toml` only.
 
+mod statics;
 mod table;
 
-use std::fmt::Write as _;
-
+pub use statics::statics;
 pub use table::TABLE;
 
 use super::config_value::{self, Bound, Kind};
 use super::image::ConfigMap;
 use super::topic_config::{ConfigSource, Origin};
-use crate::config::Config;
 
 /// One broker setting that clients see.
 #[derive(Debug)]
@@ -161,120 +160,10 @@ impl BrokerSettings {
     }
 }
 
-/// What a node's own configuration says, by Kafka's names: everything that is not the default.
-pub fn statics(config: &Config) -> ConfigMap {
-    let (topics, limits) = (&config.topics, &config.limits);
-    let listeners = listeners(config);
-    let said = [
-        ("node.id", config.node.id.to_string()),
-        ("broker.id", config.node.id.to_string()),
-        ("broker.rack", config.node.rack.clone().unwrap_or_default()),
-        ("process.roles", "broker,controller".to_owned()),
-        ("log.dirs", config.data.dir.clone()),
-        ("log.dir", config.data.dir.clone()),
-        ("listeners", listeners),
-        (
-            "auto.create.topics.enable",
-            topics.auto_create_topics_enable.to_string(),
-        ),
-        ("num.partitions", topics.num_partitions.to_string()),
-        (
-            "default.replication.factor",
-            topics.default_replication_factor.to_string(),
-        ),
-        (
-            "delete.topic.enable",
-            topics.delete_topic_enable.to_string(),
-        ),
-        ("message.max.bytes", topics.message_max_bytes.to_string()),
-        ("log.retention.bytes", topics.retention_bytes.to_string()),
-        (
-            "log.retention.check.interval.ms",
-            topics.retention_check_interval_ms.to_string(),
-        ),
-        ("log.segment.bytes", topics.segment_bytes.to_string()),
-        (
-            "min.insync.replicas",
-            topics.min_insync_replicas.to_string(),
-        ),
-        (
-            "log.cleanup.policy",
-            topics.cleanup_policy.as_str().to_owned(),
-        ),
-        (
-            "compression.type",
-            topics.compression_type.as_str().to_owned(),
-        ),
-        (
-            "log.message.timestamp.type",
-            topics.message_timestamp_type.as_str().to_owned(),
-        ),
-        (
-            "log.message.timestamp.before.max.ms",
-            topics.message_timestamp_before_max_ms.to_string(),
-        ),
-        (
-            "log.message.timestamp.after.max.ms",
-            topics.message_timestamp_after_max_ms.to_string(),
-        ),
-        ("max.connections", limits.connections_max.to_string()),
-        (
-            "max.connections.per.ip",
-            limits.connections_per_ip_max.to_string(),
-        ),
-        (
-            "socket.request.max.bytes",
-            limits.request_bytes_max.to_string(),
-        ),
-        (
-            "connections.max.idle.ms",
-            limits.idle_timeout_ms.to_string(),
-        ),
-        (
-            "fetch.max.bytes",
-            limits.fetch_response_bytes_max.to_string(),
-        ),
-        (
-            "max.incremental.fetch.session.cache.slots",
-            limits.fetch_sessions_max.to_string(),
-        ),
-    ];
-    let mut statics: ConfigMap = said
-        .into_iter()
-        .filter(|(name, value)| {
-            !value.is_empty() && find(name).and_then(|def| def.default) != Some(value.as_str())
-        })
-        .map(|(name, value)| (name.to_owned(), value))
-        .collect();
-    // Kafka's default of these is under another name, in hours.
-    for (name, value) in [
-        ("log.retention.ms", topics.retention_ms),
-        ("log.roll.ms", topics.segment_ms),
-    ] {
-        if value != WEEK_MS {
-            statics.insert(name.to_owned(), value.to_string());
-        }
-    }
-    statics
-}
-
-/// `log.retention.hours` and `log.roll.hours`, 168 each, in milliseconds.
-const WEEK_MS: i64 = 168 * 3_600_000;
-
-fn listeners(config: &Config) -> String {
-    let mut text = String::new();
-    for (name, listener) in &config.listeners {
-        let comma = if text.is_empty() { "" } else { "," };
-        let name = name.to_ascii_uppercase();
-        // Writing to a string can't fail.
-        let _ = write!(text, "{comma}{name}://{}:{}", listener.host, listener.port);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
 
     #[test]
     fn the_table_is_sorted_and_sound() {

@@ -183,6 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table of cases")]
     fn values_are_judged_as_kafka_does() {
         // Proves the border of each type and bound, and Kafka's sentences.
         const CODECS: Bound = Bound::OneOf(&["gzip", "zstd"]);

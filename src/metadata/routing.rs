@@ -35,6 +35,11 @@ pub trait Routing {
     /// The broker that leads a partition: the id that its clients connect to.
     fn leader_of(&self, place: &PartitionPlace) -> BrokerId;
 
+    /// The brokers that hold a partition, the preferred leader first.
+    fn replicas_of(&self, place: &PartitionPlace) -> Vec<BrokerId> {
+        vec![self.leader_of(place)]
+    }
+
     /// The broker that this request reached.
     fn this(&self) -> BrokerId;
 

@@ -91,6 +91,7 @@ fn a_topic_is_created_spread_and_counted() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn bad_topics_are_refused_with_kafkas_codes() {
     // Proves each rule of CreateTopics on one node.
     let mut image = empty(2);
@@ -342,13 +343,8 @@ fn partitions_only_grow() {
         &delta.changes[..],
         [Change::PartitionsAdded { first: 2, .. }]
     ));
-    let lanes: Vec<u16> = image
-        .topic("t")
-        .expect("there")
-        .partitions
-        .iter()
-        .map(|p| p.lane)
-        .collect();
+    let topic = image.topic("t").expect("there");
+    let lanes: Vec<u16> = topic.partitions.iter().map(|place| place.lane).collect();
     assert_eq!(
         lanes,
         [0, 1, 2, 0],
