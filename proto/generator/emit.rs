@@ -1,0 +1,364 @@
+//! Writes the Rust of a message: its structs, how they are read and how they are written.
+
+use std::fmt::Write;
+
+use super::table::{Api, Field, Message, Struct, Versions};
+
+/// The module of one message.
+pub(crate) fn message(out: &mut String, key: i16, message: &Message) {
+    let module = snake(&message.name);
+    let _ = writeln!(out, "/// `{}` and what it is made of.", message.name);
+    let _ = writeln!(out, "pub mod {module} {{\n    use super::prelude::*;\n");
+    let mut seen: Vec<&str> = Vec::new();
+    for item in &message.structs {
+        // A struct may be used by several fields, described each time in the same words.
+        if !seen.contains(&item.name.as_str()) {
+            seen.push(&item.name);
+            structure(out, message, item);
+        }
+    }
+    let name = &message.name;
+    let flexible = if message.flexible.is_empty() { i16::MAX } else { message.flexible.first };
+    let _ = writeln!(
+        out,
+        "    impl<'a> Message<'a> for {name}{} {{\n        const KEY: i16 = {key};\n        const NAME: &'static str = \"{name}\";\n        \
+         const FIRST: i16 = {};\n        const LAST: i16 = {};\n        const FLEXIBLE_FROM: i16 = {flexible};\n    }}\n}}",
+        lifetime(message, name),
+        message.versions.first,
+        message.versions.last,
+    );
+    let _ = writeln!(out, "pub use {module}::{name};\n");
+}
+
+/// The enum of all APIs and what is known of each.
+pub(crate) fn apis(out: &mut String, apis: &[Api]) {
+    out.push_str("/// An API, by its key.\n#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]\n#[repr(i16)]\npub enum ApiKey {\n");
+    for api in apis {
+        let _ = writeln!(out, "    /// `{}`.\n    {} = {},", api.name, api.name, api.key);
+    }
+    out.push_str("}\n\nimpl ApiKey {\n    /// Every API with a message table, by key.\n    pub const ALL: &[ApiKey] = &[\n");
+    for api in apis {
+        let _ = writeln!(out, "        ApiKey::{},", api.name);
+    }
+    out.push_str("    ];\n\n    /// What the message table says of it.\n    pub fn info(self) -> ApiInfo {\n        match self {\n");
+    for Api { name, request, .. } in apis {
+        let flexible = if request.flexible.is_empty() { i16::MAX } else { request.flexible.first };
+        let Versions { first, last } = request.versions;
+        let _ = writeln!(
+            out,
+            "            ApiKey::{name} => ApiInfo {{ name: \"{name}\", first: {first}, last: {last}, flexible_from: {flexible} }},"
+        );
+    }
+    out.push_str("        }\n    }\n}\n");
+}
+
+/// `snake_case` of a CamelCase name.
+pub(crate) fn snake(name: &str) -> String {
+    let letters: Vec<char> = name.chars().collect();
+    let mut out = String::new();
+    for (at, letter) in letters.iter().enumerate() {
+        let after_lower = at > 0 && !letters[at - 1].is_uppercase();
+        let before_lower = at > 0 && letters.get(at + 1).is_some_and(|next| next.is_lowercase());
+        if letter.is_uppercase() && (after_lower || before_lower) {
+            out.push('_');
+        }
+        out.push(letter.to_ascii_lowercase());
+    }
+    out
+}
+
+fn scalar(kind: &str) -> Option<(&'static str, &'static str)> {
+    Some(match kind {
+        "bool" => ("bool", "bool"),
+        "int8" => ("i8", "i8"),
+        "int16" => ("i16", "i16"),
+        "uint16" => ("u16", "u16"),
+        "int32" => ("i32", "i32"),
+        "uint32" => ("u32", "u32"),
+        "int64" => ("i64", "i64"),
+        "float64" => ("f64", "f64"),
+        "uuid" => ("TopicId", "uuid"),
+        _ => return None,
+    })
+}
+
+/// Whether a struct borrows from the frame.
+fn borrows(message: &Message, name: &str) -> bool {
+    let item = message.structs.iter().find(|item| item.name == name);
+    let item = item.unwrap_or_else(|| panic!("{}: no struct {name}", message.name));
+    item.fields.iter().any(|field| {
+        field.is_array || match field.kind.as_str() {
+            "string" | "bytes" | "records" => true,
+            kind => scalar(kind).is_none() && borrows(message, kind),
+        }
+    })
+}
+
+fn lifetime(message: &Message, name: &str) -> &'static str {
+    if borrows(message, name) { "<'a>" } else { "" }
+}
+
+fn element_type(message: &Message, kind: &str) -> String {
+    match kind {
+        "string" => "Cow<'a, str>".to_owned(),
+        "bytes" => "Cow<'a, [u8]>".to_owned(),
+        "records" => "Records<'a>".to_owned(),
+        kind => match scalar(kind) {
+            Some((rust, _)) => rust.to_owned(),
+            None => format!("{kind}{}", lifetime(message, kind)),
+        },
+    }
+}
+
+fn is_optional(field: &Field) -> bool {
+    !field.null.is_empty() && field.kind != "records"
+}
+
+fn field_type(message: &Message, field: &Field) -> String {
+    let mut rust = element_type(message, &field.kind);
+    if field.is_array {
+        rust = format!("Array<'a, {rust}>");
+    }
+    if is_optional(field) { format!("Option<{rust}>") } else { rust }
+}
+
+fn rust_name(field: &Field) -> String {
+    match field.name.as_str() {
+        word @ ("type" | "match" | "as" | "ref" | "self") => format!("r#{word}"),
+        name => name.to_owned(),
+    }
+}
+
+fn default_value(field: &Field) -> String {
+    let default = field.default.as_deref();
+    if is_optional(field) {
+        // An array that may be null is empty by default, unless the table says null.
+        return match (default, field.is_array) {
+            (None, true) => "Some(Array::default())".to_owned(),
+            (None, false) if field.kind == "string" => "Some(Cow::Borrowed(\"\"))".to_owned(),
+            (Some(text), false) if field.kind == "string" && text != "null" => {
+                format!("Some(Cow::Borrowed(\"{text}\"))")
+            }
+            _ => "None".to_owned(),
+        };
+    }
+    match (default, field.kind.as_str()) {
+        (Some(text), "string") => format!("Cow::Borrowed(\"{text}\")"),
+        (Some(text), kind) if scalar(kind).is_some() && !field.is_array => text.to_owned(),
+        _ => "Default::default()".to_owned(),
+    }
+}
+
+/// `if` condition for `versions` among those of the message; `None` if always true.
+fn condition(message: &Message, versions: Versions) -> Option<String> {
+    let inside = versions.within(message.versions);
+    if inside.is_empty() {
+        return Some("false".to_owned());
+    }
+    let from = (inside.first > message.versions.first).then(|| format!("version >= {}", inside.first));
+    let until = (inside.last < message.versions.last).then(|| format!("version <= {}", inside.last));
+    match (from, until) {
+        (Some(from), Some(until)) => Some(format!("{from} && {until}")),
+        (from, until) => from.or(until),
+    }
+}
+
+/// Where the field stands among the others, not tagged.
+fn plain_versions(field: &Field) -> Versions {
+    match field.tag {
+        // Tagged in all its versions.
+        Some((_, tagged)) if tagged.covers(field.versions) => Versions { first: 1, last: 0 },
+        Some((_, tagged)) => Versions { first: field.versions.first, last: tagged.first - 1 },
+        None => field.versions,
+    }
+}
+
+fn structure(out: &mut String, message: &Message, item: &Struct) {
+    let name = &item.name;
+    let life = lifetime(message, name);
+    let _ = writeln!(out, "    /// Part of `{}`.\n    #[derive(Debug, Clone, PartialEq)]\n    pub struct {name}{life} {{", message.name);
+    for field in &item.fields {
+        let _ = writeln!(out, "        pub {}: {},", rust_name(field), field_type(message, field));
+    }
+    let _ = writeln!(out, "    }}\n\n    impl Default for {name}{} {{\n        fn default() -> Self {{\n            {name} {{", life.replace("'a", "'_"));
+    for field in &item.fields {
+        let _ = writeln!(out, "                {}: {},", rust_name(field), default_value(field));
+    }
+    out.push_str("            }\n        }\n    }\n\n");
+    let _ = writeln!(out, "    impl<'a> Element<'a> for {name}{life} {{\n        #[inline]\n        fn decode(reader: &mut Reader<'a>, version: i16) -> Result<Self, DecodeError> {{\n            let _ = version;\n            let mut out = Self::default();");
+    for field in &item.fields {
+        decode_plain(out, message, field);
+    }
+    decode_tagged(out, message, item);
+    out.push_str("            Ok(out)\n        }\n\n        #[inline]\n        fn encode(&self, writer: &mut Writer, version: i16) -> Result<(), EncodeError> {\n            let _ = version;\n");
+    for field in &item.fields {
+        encode_plain(out, message, field);
+    }
+    encode_tagged(out, message, item);
+    out.push_str("        }\n    }\n\n");
+}
+
+fn guarded(out: &mut String, condition: Option<String>, body: &str) {
+    match condition {
+        Some(never) if never == "false" => {}
+        Some(condition) => {
+            let _ = writeln!(out, "            if {condition} {{\n                {body}\n            }}");
+        }
+        None => {
+            let _ = writeln!(out, "            {body}");
+        }
+    }
+}
+
+fn decode_plain(out: &mut String, message: &Message, field: &Field) {
+    let body = format!("out.{} = {};", rust_name(field), decode_expression(message, field));
+    guarded(out, condition(message, plain_versions(field)), &body);
+}
+
+fn decode_expression(message: &Message, field: &Field) -> String {
+    let (null, full) = match (field.is_array, field.kind.as_str()) {
+        (true, _) => ("reader.nullable_array(version)?".to_owned(), "reader.array(version)?".to_owned()),
+        (_, "string") => ("reader.nullable_string()?".to_owned(), "reader.string()?".to_owned()),
+        (_, "bytes") => ("reader.nullable_bytes()?".to_owned(), "reader.bytes()?".to_owned()),
+        (_, "records") => return "reader.records()?".to_owned(),
+        (_, kind) => match scalar(kind) {
+            Some((_, method)) => return format!("reader.{method}()?"),
+            None => ("reader.nullable_struct(version)?".to_owned(), format!("{kind}::decode(reader, version)?")),
+        },
+    };
+    if !is_optional(field) {
+        return full;
+    }
+    match condition(message, field.null.within(field.versions)) {
+        None => null,
+        Some(_) if field.null.covers(field.versions.within(message.versions)) => null,
+        Some(condition) => format!("if {condition} {{ {null} }} else {{ Some({full}) }}"),
+    }
+}
+
+fn decode_tagged(out: &mut String, message: &Message, item: &Struct) {
+    if message.flexible.is_empty() {
+        return;
+    }
+    let tagged: Vec<_> = item.fields.iter().filter_map(|field| field.tag.map(|tag| (field, tag))).collect();
+    if tagged.is_empty() {
+        out.push_str("            reader.tagged(|_, _| Ok(false))?;\n");
+        return;
+    }
+    out.push_str("            reader.tagged(|tag, reader| {\n                match tag {\n");
+    for (field, (number, versions)) in tagged {
+        let guard = condition(message, versions).map_or(String::new(), |condition| format!(" if {condition}"));
+        let _ = writeln!(out, "                    {number}{guard} => out.{} = {},", rust_name(field), decode_expression(message, field));
+    }
+    out.push_str("                    _ => return Ok(false),\n                }\n                Ok(true)\n            })?;\n");
+}
+
+/// Whether the field says more than its default does; `None` where that is not checked.
+fn says_something(field: &Field) -> Option<String> {
+    let name = rust_name(field);
+    let place = format!("self.{name}");
+    if is_optional(field) {
+        return Some(match (default_value(field).as_str(), field.is_array) {
+            ("None", _) => format!("{place}.is_some()"),
+            (_, true) => format!("{place}.as_ref().is_some_and(|items| !items.is_empty())"),
+            _ => format!("{place}.as_deref().is_some_and(|text| !text.is_empty())"),
+        });
+    }
+    if field.is_array {
+        return Some(format!("!{place}.is_empty()"));
+    }
+    match (field.kind.as_str(), field.default.as_deref()) {
+        ("records", _) => None,
+        ("string" | "bytes", None) => Some(format!("!{place}.is_empty()")),
+        ("string", Some(text)) => Some(format!("{place} != \"{text}\"")),
+        ("bool", default) => Some(if default == Some("true") { format!("!{place}") } else { place }),
+        ("float64", _) => None,
+        ("uuid", _) => Some(format!("{place} != TopicId::ZERO")),
+        (kind, default) if scalar(kind).is_some() => Some(format!("{place} != {}", default.unwrap_or("0"))),
+        (kind, _) => Some(format!("{place} != {kind}::default()")),
+    }
+}
+
+fn encode_plain(out: &mut String, message: &Message, field: &Field) {
+    let versions = plain_versions(field);
+    guarded(out, condition(message, versions), &encode_statement(message, field));
+    let Some(condition) = condition(message, field.versions) else { return };
+    let Some(said) = says_something(field) else { return };
+    if field.ignorable {
+        return;
+    }
+    let absent = if condition == "false" { "true".to_owned() } else { format!("!({condition})") };
+    let _ = writeln!(
+        out,
+        "            if {absent} && {said} {{\n                return Err(EncodeError::NoSuchField {{ field: \"{}\", version }});\n            }}",
+        field.name
+    );
+}
+
+fn encode_statement(message: &Message, field: &Field) -> String {
+    let place = format!("self.{}", rust_name(field));
+    if field.kind == "records" {
+        return format!("writer.records({place})?;");
+    }
+    if let (Some((_, method)), false) = (scalar(&field.kind), field.is_array) {
+        return format!("writer.{method}({place});");
+    }
+    if !is_optional(field) {
+        return match (field.is_array, field.kind.as_str()) {
+            (false, "string") => format!("writer.string(Some(&{place}))?;"),
+            (false, "bytes") => format!("writer.bytes(Some(&{place}))?;"),
+            _ => format!("{place}.encode(writer, version)?;"),
+        };
+    }
+    let all = field.null.covers(field.versions.within(message.versions));
+    let null_check = if all {
+        String::new()
+    } else {
+        let condition = condition(message, field.null.within(field.versions)).unwrap_or_default();
+        format!("if !({condition}) && {place}.is_none() {{ return Err(EncodeError::Null {{ field: \"{}\", version }}); }} ", field.name)
+    };
+    let write = match (field.is_array, field.kind.as_str()) {
+        (true, _) => format!("match &{place} {{ Some(items) => items.encode(writer, version)?, None => writer.count(None) }}"),
+        (_, "string") => format!("writer.string({place}.as_deref())?;"),
+        (_, "bytes") => format!("writer.bytes({place}.as_deref())?;"),
+        // Where a struct can't be null there is no byte that says so.
+        _ if all => format!("writer.nullable_struct({place}.as_ref(), version)?;"),
+        _ => {
+            let condition = condition(message, field.null.within(field.versions)).unwrap_or_default();
+            format!("if {condition} {{ writer.nullable_struct({place}.as_ref(), version)?; }} else if let Some(value) = &{place} {{ value.encode(writer, version)?; }}")
+        }
+    };
+    format!("{null_check}{write}")
+}
+
+fn encode_tagged(out: &mut String, message: &Message, item: &Struct) {
+    if message.flexible.is_empty() {
+        out.push_str("            Ok(())\n");
+        return;
+    }
+    out.push_str("            if !writer.flexible() {\n                return Ok(());\n            }\n");
+    let mut tagged: Vec<_> = item.fields.iter().filter_map(|field| field.tag.map(|tag| (field, tag))).collect();
+    tagged.sort_by_key(|(_, (number, _))| *number);
+    if tagged.is_empty() {
+        out.push_str("            writer.uvarint(0);\n            Ok(())\n");
+        return;
+    }
+    let present = |field: &Field, versions: Versions| {
+        let said = says_something(field).unwrap_or_else(|| "true".to_owned());
+        condition(message, versions).map_or(said.clone(), |condition| format!("{condition} && {said}"))
+    };
+    out.push_str("            let mut count = 0;\n");
+    for (field, (_, versions)) in &tagged {
+        let _ = writeln!(out, "            count += u32::from({});", present(field, *versions));
+    }
+    out.push_str("            writer.uvarint(count);\n");
+    for (field, (number, versions)) in &tagged {
+        let _ = writeln!(
+            out,
+            "            if {} {{\n                writer.tagged({number}, |writer| {{\n                    {}\n                    Ok(())\n                }})?;\n            }}",
+            present(field, *versions),
+            encode_statement(message, field)
+        );
+    }
+    out.push_str("            Ok(())\n");
+}

@@ -1,0 +1,213 @@
+//! Arrays: still on the wire, or items to be sent.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use super::{DecodeError, EncodeError, Reader, Writer};
+use crate::ids::TopicId;
+
+/// What an [`Array`] can hold.
+pub trait Element<'a>: Sized + Clone {
+    /// Reads one.
+    ///
+    /// # Errors
+    /// [`DecodeError`].
+    fn decode(reader: &mut Reader<'a>, version: i16) -> Result<Self, DecodeError>;
+
+    /// Writes one.
+    ///
+    /// # Errors
+    /// [`EncodeError`].
+    fn encode(&self, writer: &mut Writer, version: i16) -> Result<(), EncodeError>;
+}
+
+#[derive(Clone)]
+enum Inner<'a, T> {
+    Wire { bytes: &'a [u8], count: usize, version: i16, flexible: bool },
+    Items(Vec<T>),
+}
+
+/// A run of elements. Received ones stay on the wire, checked, and are decoded as they are walked; ones to
+/// be sent are made [from a vector](From).
+#[derive(Clone)]
+pub struct Array<'a, T>(Inner<'a, T>);
+
+impl<T> Default for Array<'_, T> {
+    fn default() -> Self {
+        Array(Inner::Items(Vec::new()))
+    }
+}
+
+impl<T> From<Vec<T>> for Array<'_, T> {
+    fn from(items: Vec<T>) -> Self {
+        Array(Inner::Items(items))
+    }
+}
+
+impl<'a, T: Element<'a>> FromIterator<T> for Array<'a, T> {
+    fn from_iter<I: IntoIterator<Item = T>>(items: I) -> Self {
+        Array(Inner::Items(items.into_iter().collect()))
+    }
+}
+
+impl<'a, T: Element<'a>> Array<'a, T> {
+    /// `count` elements that were all decoded from `bytes` once.
+    pub(super) fn on_the_wire(bytes: &'a [u8], count: usize, version: i16, flexible: bool) -> Self {
+        Array(Inner::Wire { bytes, count, version, flexible })
+    }
+
+    /// How many elements there are.
+    pub fn len(&self) -> usize {
+        match &self.0 {
+            Inner::Wire { count, .. } => *count,
+            Inner::Items(items) => items.len(),
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Walks the elements.
+    pub fn iter(&self) -> Iter<'_, 'a, T> {
+        match &self.0 {
+            Inner::Wire { bytes, count, version, flexible } => Iter::Wire {
+                reader: Reader::resume(bytes, *flexible),
+                left: *count,
+                version: *version,
+            },
+            Inner::Items(items) => Iter::Items(items.iter()),
+        }
+    }
+
+    /// Writes the length and the elements.
+    ///
+    /// # Errors
+    /// [`EncodeError`].
+    pub fn encode(&self, writer: &mut Writer, version: i16) -> Result<(), EncodeError> {
+        writer.count(Some(self.len()));
+        match &self.0 {
+            // The items themselves, for `iter` would clone them.
+            Inner::Items(items) => items.iter().try_for_each(|item| item.encode(writer, version)),
+            Inner::Wire { .. } => self.iter().try_for_each(|item| item.encode(writer, version)),
+        }
+    }
+}
+
+/// Walks an [`Array`]; see [`Array::iter`].
+pub enum Iter<'s, 'a, T> {
+    /// Decodes what was checked before.
+    Wire {
+        /// Where the next element starts.
+        reader: Reader<'a>,
+        /// How many are left.
+        left: usize,
+        /// The message's version.
+        version: i16,
+    },
+    /// Clones items.
+    Items(std::slice::Iter<'s, T>),
+}
+
+impl<'a, T: Element<'a>> Iterator for Iter<'_, 'a, T> {
+    type Item = T;
+
+    #[inline]
+    fn next(&mut self) -> Option<T> {
+        match self {
+            Iter::Wire { reader, left, version } => {
+                *left = left.checked_sub(1)?;
+                let element = T::decode(reader, *version);
+                debug_assert!(element.is_ok(), "every element was decoded once");
+                element.ok()
+            }
+            Iter::Items(items) => items.next().cloned(),
+        }
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = match self {
+            Iter::Wire { left, .. } => *left,
+            Iter::Items(items) => items.len(),
+        };
+        (left, Some(left))
+    }
+}
+
+impl<'a, T: Element<'a>> ExactSizeIterator for Iter<'_, 'a, T> {}
+
+impl<'s, 'a, T: Element<'a>> IntoIterator for &'s Array<'a, T> {
+    type Item = T;
+    type IntoIter = Iter<'s, 'a, T>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl<'a, T: Element<'a> + PartialEq> PartialEq for Array<'a, T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.len() == other.len() && self.iter().eq(other.iter())
+    }
+}
+
+impl<'a, T: Element<'a> + fmt::Debug> fmt::Debug for Array<'a, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+/// An element that is a number: how it is read and written.
+macro_rules! number {
+    ($($type:ty, $name:ident;)*) => {$(
+        impl<'a> Element<'a> for $type {
+            #[inline]
+            fn decode(reader: &mut Reader<'a>, _: i16) -> Result<Self, DecodeError> {
+                reader.$name()
+            }
+
+            #[inline]
+            fn encode(&self, writer: &mut Writer, _: i16) -> Result<(), EncodeError> {
+                writer.$name(*self);
+                Ok(())
+            }
+        }
+    )*};
+}
+
+number! {
+    bool, bool;
+    i8, i8;
+    i16, i16;
+    u16, u16;
+    i32, i32;
+    u32, u32;
+    i64, i64;
+    f64, f64;
+    TopicId, uuid;
+}
+
+impl<'a> Element<'a> for Cow<'a, str> {
+    #[inline]
+    fn decode(reader: &mut Reader<'a>, _: i16) -> Result<Self, DecodeError> {
+        reader.string()
+    }
+
+    #[inline]
+    fn encode(&self, writer: &mut Writer, _: i16) -> Result<(), EncodeError> {
+        writer.string(Some(self))
+    }
+}
+
+impl<'a> Element<'a> for Cow<'a, [u8]> {
+    #[inline]
+    fn decode(reader: &mut Reader<'a>, _: i16) -> Result<Self, DecodeError> {
+        reader.bytes()
+    }
+
+    #[inline]
+    fn encode(&self, writer: &mut Writer, _: i16) -> Result<(), EncodeError> {
+        writer.bytes(Some(self))
+    }
+}

@@ -1,0 +1,333 @@
+//! Reading from a frame.
+
+use std::borrow::Cow;
+
+use super::{Array, Element, Records};
+use crate::ids::TopicId;
+
+/// Longest unsigned varint of 32 bits.
+const VARINT_BYTES_MAX: usize = 5;
+
+/// Why bytes are not the message they should be. The connection is not worth keeping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// The frame ends before the field does.
+    #[error("{wanted} more bytes were announced than the {left} that are left")]
+    Truncated {
+        /// Bytes needed.
+        wanted: usize,
+        /// Bytes there.
+        left: usize,
+    },
+    /// A length or count is negative where null is not allowed, or larger than what is left.
+    #[error("a length of {0} is impossible here")]
+    BadLength(i64),
+    /// A variable-length number does not end.
+    #[error("a varint is longer than {VARINT_BYTES_MAX} bytes")]
+    VarintTooLong,
+    /// A string is not UTF-8.
+    #[error("a string is not UTF-8")]
+    NotUtf8,
+    /// The message has no such version.
+    #[error("version {0} is not known")]
+    UnknownVersion(i16),
+    /// Bytes are left after the last field.
+    #[error("{0} bytes are left after the last field")]
+    Trailing(usize),
+}
+
+/// A position in a frame, and which of the two encodings the message uses.
+#[derive(Debug, Clone)]
+pub struct Reader<'a> {
+    rest: &'a [u8],
+    flexible: bool,
+}
+
+impl<'a> Reader<'a> {
+    /// Reads from the start of `bytes`.
+    pub fn new(bytes: &'a [u8]) -> Reader<'a> {
+        Reader { rest: bytes, flexible: false }
+    }
+
+    pub(super) fn resume(rest: &'a [u8], flexible: bool) -> Reader<'a> {
+        Reader { rest, flexible }
+    }
+
+    /// Switches to compact lengths and tagged fields, or back.
+    pub fn set_flexible(&mut self, flexible: bool) {
+        self.flexible = flexible;
+    }
+
+    /// Whether lengths are compact and structs end with tagged fields.
+    pub fn flexible(&self) -> bool {
+        self.flexible
+    }
+
+    /// What has not been read.
+    pub fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
+    /// Checks that all has been read.
+    ///
+    /// # Errors
+    /// [`DecodeError::Trailing`].
+    pub fn finish(&self) -> Result<(), DecodeError> {
+        if self.rest.is_empty() { Ok(()) } else { Err(DecodeError::Trailing(self.rest.len())) }
+    }
+
+    /// The next `count` bytes.
+    ///
+    /// # Errors
+    /// [`DecodeError::Truncated`].
+    #[inline]
+    pub fn take(&mut self, count: usize) -> Result<&'a [u8], DecodeError> {
+        match self.rest.split_at_checked(count) {
+            Some((taken, rest)) => {
+                self.rest = rest;
+                Ok(taken)
+            }
+            None => Err(DecodeError::Truncated { wanted: count, left: self.rest.len() }),
+        }
+    }
+
+    #[inline]
+    fn fixed<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
+        match self.rest.split_first_chunk::<N>() {
+            Some((taken, rest)) => {
+                self.rest = rest;
+                Ok(*taken)
+            }
+            None => Err(DecodeError::Truncated { wanted: N, left: self.rest.len() }),
+        }
+    }
+
+    /// One byte.
+    ///
+    /// # Errors
+    /// [`DecodeError::Truncated`].
+    #[inline]
+    pub fn i8(&mut self) -> Result<i8, DecodeError> {
+        self.fixed().map(i8::from_be_bytes)
+    }
+
+    /// A byte that is not 0.
+    ///
+    /// # Errors
+    /// [`DecodeError::Truncated`].
+    #[inline]
+    pub fn bool(&mut self) -> Result<bool, DecodeError> {
+        Ok(self.i8()? != 0)
+    }
+
+    /// Two bytes.
+    ///
+    /// # Errors
+    /// [`DecodeError::Truncated`].
+    #[inline]
+    pub fn i16(&mut self) -> Result<i16, DecodeError> {
+        self.fixed().map(i16::from_be_bytes)
+    }
+
+    /// Two bytes, unsigned.
+    ///
+    /// # Errors
+    /// [`DecodeError::Truncated`].
+    #[inline]
+    pub fn u16(&mut self) -> Result<u16, DecodeError> {
+        self.fixed().map(u16::from_be_bytes)
+    }
+
+    /// Four bytes.
+    ///
+    /// # Errors
+    /// [`DecodeError::Truncated`].
+    #[inline]
+    pub fn i32(&mut self) -> Result<i32, DecodeError> {
+        self.fixed().map(i32::from_be_bytes)
+    }
+
+    /// Four bytes, unsigned.
+    ///
+    /// # Errors
+    /// [`DecodeError::Truncated`].
+    #[inline]
+    pub fn u32(&mut self) -> Result<u32, DecodeError> {
+        self.fixed().map(u32::from_be_bytes)
+    }
+
+    /// Eight bytes.
+    ///
+    /// # Errors
+    /// [`DecodeError::Truncated`].
+    #[inline]
+    pub fn i64(&mut self) -> Result<i64, DecodeError> {
+        self.fixed().map(i64::from_be_bytes)
+    }
+
+    /// Eight bytes of IEEE 754.
+    ///
+    /// # Errors
+    /// [`DecodeError::Truncated`].
+    #[inline]
+    pub fn f64(&mut self) -> Result<f64, DecodeError> {
+        self.fixed().map(f64::from_be_bytes)
+    }
+
+    /// Sixteen bytes.
+    ///
+    /// # Errors
+    /// [`DecodeError::Truncated`].
+    #[inline]
+    pub fn uuid(&mut self) -> Result<TopicId, DecodeError> {
+        self.fixed().map(TopicId)
+    }
+
+    /// An unsigned varint of at most 32 bits.
+    ///
+    /// # Errors
+    /// [`DecodeError::VarintTooLong`] or [`DecodeError::Truncated`].
+    #[inline]
+    pub fn uvarint(&mut self) -> Result<u32, DecodeError> {
+        let mut value = 0_u64;
+        for place in 0..VARINT_BYTES_MAX {
+            let [byte] = self.fixed::<1>()?;
+            value |= u64::from(byte & 0x7f) << (7 * place);
+            if byte & 0x80 == 0 {
+                return u32::try_from(value).map_err(|_| DecodeError::VarintTooLong);
+            }
+        }
+        Err(DecodeError::VarintTooLong)
+    }
+
+    /// A length that fits what is left, or `None` for null.
+    #[inline]
+    fn length(&mut self, fixed: impl FnOnce(&mut Self) -> Result<i64, DecodeError>) -> Result<Option<usize>, DecodeError> {
+        let length = if self.flexible { i64::from(self.uvarint()?) - 1 } else { fixed(self)? };
+        match usize::try_from(length) {
+            Ok(length) if length <= self.rest.len() => Ok(Some(length)),
+            Ok(length) => Err(DecodeError::Truncated { wanted: length, left: self.rest.len() }),
+            Err(_) if length == -1 => Ok(None),
+            Err(_) => Err(DecodeError::BadLength(length)),
+        }
+    }
+
+    /// A string that may be null.
+    ///
+    /// # Errors
+    /// [`DecodeError`].
+    #[inline]
+    pub fn nullable_string(&mut self) -> Result<Option<Cow<'a, str>>, DecodeError> {
+        let Some(length) = self.length(|reader| reader.i16().map(i64::from))? else {
+            return Ok(None);
+        };
+        let text = std::str::from_utf8(self.take(length)?).map_err(|_| DecodeError::NotUtf8)?;
+        Ok(Some(Cow::Borrowed(text)))
+    }
+
+    /// A string.
+    ///
+    /// # Errors
+    /// [`DecodeError`]; null is one.
+    #[inline]
+    pub fn string(&mut self) -> Result<Cow<'a, str>, DecodeError> {
+        self.nullable_string()?.ok_or(DecodeError::BadLength(-1))
+    }
+
+    /// Bytes that may be null.
+    ///
+    /// # Errors
+    /// [`DecodeError`].
+    #[inline]
+    pub fn nullable_bytes(&mut self) -> Result<Option<Cow<'a, [u8]>>, DecodeError> {
+        match self.length(|reader| reader.i32().map(i64::from))? {
+            Some(length) => Ok(Some(Cow::Borrowed(self.take(length)?))),
+            None => Ok(None),
+        }
+    }
+
+    /// Bytes.
+    ///
+    /// # Errors
+    /// [`DecodeError`]; null is one.
+    #[inline]
+    pub fn bytes(&mut self) -> Result<Cow<'a, [u8]>, DecodeError> {
+        self.nullable_bytes()?.ok_or(DecodeError::BadLength(-1))
+    }
+
+    /// Record batches.
+    ///
+    /// # Errors
+    /// [`DecodeError`].
+    #[inline]
+    pub fn records(&mut self) -> Result<Records<'a>, DecodeError> {
+        match self.length(|reader| reader.i32().map(i64::from))? {
+            Some(length) => Ok(Records::Bytes(self.take(length)?)),
+            None => Ok(Records::Null),
+        }
+    }
+
+    /// An array that may be null. Every element is checked here, so walking it can't fail.
+    ///
+    /// # Errors
+    /// [`DecodeError`].
+    #[inline]
+    pub fn nullable_array<T: Element<'a>>(
+        &mut self,
+        version: i16,
+    ) -> Result<Option<Array<'a, T>>, DecodeError> {
+        // An element takes at least one byte, so a count above what is left is a lie.
+        let Some(count) = self.length(|reader| reader.i32().map(i64::from))? else {
+            return Ok(None);
+        };
+        let start = self.rest;
+        for _ in 0..count {
+            T::decode(self, version)?;
+        }
+        let used = start.len() - self.rest.len();
+        let bytes = start.get(..used).unwrap_or_default();
+        Ok(Some(Array::on_the_wire(bytes, count, version, self.flexible)))
+    }
+
+    /// An array.
+    ///
+    /// # Errors
+    /// [`DecodeError`]; null is one.
+    #[inline]
+    pub fn array<T: Element<'a>>(&mut self, version: i16) -> Result<Array<'a, T>, DecodeError> {
+        self.nullable_array(version)?.ok_or(DecodeError::BadLength(-1))
+    }
+
+    /// A struct that may be null: one byte says which, -1 for null.
+    ///
+    /// # Errors
+    /// [`DecodeError`].
+    pub fn nullable_struct<T: Element<'a>>(&mut self, version: i16) -> Result<Option<T>, DecodeError> {
+        if self.i8()? < 0 { Ok(None) } else { T::decode(self, version).map(Some) }
+    }
+
+    /// The tagged fields at the end of a struct. `field` reads those it knows and says whether it did;
+    /// the rest is skipped.
+    ///
+    /// # Errors
+    /// [`DecodeError`].
+    #[inline]
+    pub fn tagged(
+        &mut self,
+        mut field: impl FnMut(u32, &mut Reader<'a>) -> Result<bool, DecodeError>,
+    ) -> Result<(), DecodeError> {
+        if !self.flexible {
+            return Ok(());
+        }
+        let count = self.uvarint()?;
+        for _ in 0..count {
+            let tag = self.uvarint()?;
+            let size = self.uvarint()? as usize;
+            let mut inside = Reader { rest: self.take(size)?, flexible: true };
+            if field(tag, &mut inside)? {
+                inside.finish()?;
+            }
+        }
+        Ok(())
+    }
+}

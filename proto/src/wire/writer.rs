@@ -1,0 +1,283 @@
+//! Writing a message: one run of bytes, and notes where record bytes go in between.
+
+use super::{Element, Records};
+use crate::ids::TopicId;
+
+/// Why a message can't be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum EncodeError {
+    /// The message has no such version.
+    #[error("version {0} is not known")]
+    UnknownVersion(i16),
+    /// The field says something that this version has no place for.
+    #[error("{field} can't be said in version {version}")]
+    NoSuchField {
+        /// The field.
+        field: &'static str,
+        /// The version.
+        version: i16,
+    },
+    /// A null where the version has none.
+    #[error("{field} can't be null in version {version}")]
+    Null {
+        /// The field.
+        field: &'static str,
+        /// The version.
+        version: i16,
+    },
+    /// A string or run of bytes is longer than its length can say.
+    #[error("{0} bytes are more than the length can say")]
+    TooLong(usize),
+}
+
+/// Record bytes that belong into the message but were not copied there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Splice {
+    /// Where in the written bytes they go.
+    pub position: usize,
+    /// How many they are.
+    pub len: usize,
+}
+
+/// A message being written.
+#[derive(Debug, Default)]
+pub struct Writer {
+    out: Vec<u8>,
+    splices: Vec<Splice>,
+    flexible: bool,
+}
+
+impl Writer {
+    /// An empty one.
+    pub fn new() -> Writer {
+        Writer::default()
+    }
+
+    /// One that reuses the memory of `out`.
+    pub fn reusing(mut out: Vec<u8>) -> Writer {
+        out.clear();
+        Writer { out, splices: Vec::new(), flexible: false }
+    }
+
+    /// Switches to compact lengths and tagged fields, or back.
+    pub fn set_flexible(&mut self, flexible: bool) {
+        self.flexible = flexible;
+    }
+
+    /// Whether lengths are compact and structs end with tagged fields.
+    pub fn flexible(&self) -> bool {
+        self.flexible
+    }
+
+    /// Bytes written, without those to be spliced in.
+    pub fn len(&self) -> usize {
+        self.out.len()
+    }
+
+    /// Whether nothing is written.
+    pub fn is_empty(&self) -> bool {
+        self.out.is_empty()
+    }
+
+    /// What was written.
+    pub fn as_slice(&self) -> &[u8] {
+        &self.out
+    }
+
+    /// Bytes of the whole message, spliced ones included.
+    pub fn total_len(&self) -> usize {
+        self.out.len() + self.splices.iter().map(|splice| splice.len).sum::<usize>()
+    }
+
+    /// The written bytes, and where others go in between, in order.
+    pub fn into_parts(self) -> (Vec<u8>, Vec<Splice>) {
+        (self.out, self.splices)
+    }
+
+    /// Overwrites four bytes written before: a length that is known only afterwards.
+    pub fn patch_i32(&mut self, position: usize, value: i32) {
+        if let Some(place) = self.out.get_mut(position..position + 4) {
+            place.copy_from_slice(&value.to_be_bytes());
+        }
+    }
+
+    /// Bytes as they are.
+    #[inline]
+    pub fn raw(&mut self, bytes: &[u8]) {
+        self.out.extend_from_slice(bytes);
+    }
+
+    /// One byte.
+    #[inline]
+    pub fn i8(&mut self, value: i8) {
+        self.raw(&value.to_be_bytes());
+    }
+
+    /// 1 or 0.
+    #[inline]
+    pub fn bool(&mut self, value: bool) {
+        self.i8(i8::from(value));
+    }
+
+    /// Two bytes.
+    #[inline]
+    pub fn i16(&mut self, value: i16) {
+        self.raw(&value.to_be_bytes());
+    }
+
+    /// Two bytes, unsigned.
+    #[inline]
+    pub fn u16(&mut self, value: u16) {
+        self.raw(&value.to_be_bytes());
+    }
+
+    /// Four bytes.
+    #[inline]
+    pub fn i32(&mut self, value: i32) {
+        self.raw(&value.to_be_bytes());
+    }
+
+    /// Four bytes, unsigned.
+    #[inline]
+    pub fn u32(&mut self, value: u32) {
+        self.raw(&value.to_be_bytes());
+    }
+
+    /// Eight bytes.
+    #[inline]
+    pub fn i64(&mut self, value: i64) {
+        self.raw(&value.to_be_bytes());
+    }
+
+    /// Eight bytes of IEEE 754.
+    #[inline]
+    pub fn f64(&mut self, value: f64) {
+        self.raw(&value.to_be_bytes());
+    }
+
+    /// Sixteen bytes.
+    #[inline]
+    pub fn uuid(&mut self, value: TopicId) {
+        self.raw(&value.0);
+    }
+
+    /// An unsigned varint.
+    #[inline]
+    pub fn uvarint(&mut self, mut value: u32) {
+        while value >= 0x80 {
+            self.out.push((value & 0x7f) as u8 | 0x80);
+            value >>= 7;
+        }
+        self.out.push(value as u8);
+    }
+
+    fn compact(&mut self, length: Option<usize>) -> Result<(), EncodeError> {
+        let said = length.map_or(Some(0), |length| u32::try_from(length).ok()?.checked_add(1));
+        self.uvarint(said.ok_or(EncodeError::TooLong(length.unwrap_or_default()))?);
+        Ok(())
+    }
+
+    /// A string, or null.
+    ///
+    /// # Errors
+    /// [`EncodeError::TooLong`].
+    #[inline]
+    pub fn string(&mut self, text: Option<&str>) -> Result<(), EncodeError> {
+        let length = text.map(str::len);
+        if self.flexible {
+            self.compact(length)?;
+        } else {
+            let said = length.map_or(Ok(-1), i16::try_from);
+            self.i16(said.map_err(|_| EncodeError::TooLong(length.unwrap_or_default()))?);
+        }
+        self.raw(text.unwrap_or_default().as_bytes());
+        Ok(())
+    }
+
+    fn bytes_length(&mut self, length: Option<usize>) -> Result<(), EncodeError> {
+        if self.flexible {
+            return self.compact(length);
+        }
+        let said = length.map_or(Ok(-1), i32::try_from);
+        self.i32(said.map_err(|_| EncodeError::TooLong(length.unwrap_or_default()))?);
+        Ok(())
+    }
+
+    /// Bytes, or null.
+    ///
+    /// # Errors
+    /// [`EncodeError::TooLong`].
+    #[inline]
+    pub fn bytes(&mut self, bytes: Option<&[u8]>) -> Result<(), EncodeError> {
+        self.bytes_length(bytes.map(<[u8]>::len))?;
+        self.raw(bytes.unwrap_or_default());
+        Ok(())
+    }
+
+    /// Record batches, here or to be spliced in.
+    ///
+    /// # Errors
+    /// [`EncodeError::TooLong`].
+    #[inline]
+    pub fn records(&mut self, records: Records<'_>) -> Result<(), EncodeError> {
+        match records {
+            Records::Null => self.bytes_length(None),
+            Records::Bytes(bytes) => self.bytes(Some(bytes)),
+            Records::Splice(len) => {
+                self.bytes_length(Some(len))?;
+                if len > 0 {
+                    self.splices.push(Splice { position: self.out.len(), len });
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// The count before an array's elements, `None` for a null array.
+    #[inline]
+    pub fn count(&mut self, count: Option<usize>) {
+        // An array in memory never has 2^31 elements: each takes at least a byte of 2 GiB.
+        if self.flexible {
+            self.uvarint(count.map_or(0, |count| u32::try_from(count).unwrap_or(u32::MAX - 1) + 1));
+        } else {
+            self.i32(count.map_or(-1, |count| i32::try_from(count).unwrap_or(i32::MAX)));
+        }
+    }
+
+    /// A struct that may be null.
+    ///
+    /// # Errors
+    /// [`EncodeError`].
+    pub fn nullable_struct<'a, T: Element<'a>>(&mut self, value: Option<&T>, version: i16) -> Result<(), EncodeError> {
+        match value {
+            None => {
+                self.i8(-1);
+                Ok(())
+            }
+            Some(value) => {
+                self.i8(1);
+                value.encode(self, version)
+            }
+        }
+    }
+
+    /// One tagged field: its tag, its size, and what `write` writes.
+    ///
+    /// # Errors
+    /// [`EncodeError`].
+    pub fn tagged(
+        &mut self,
+        tag: u32,
+        write: impl FnOnce(&mut Writer) -> Result<(), EncodeError>,
+    ) -> Result<(), EncodeError> {
+        let mut inside = Writer { out: Vec::new(), splices: Vec::new(), flexible: true };
+        write(&mut inside)?;
+        self.uvarint(tag);
+        let size = u32::try_from(inside.total_len());
+        self.uvarint(size.map_err(|_| EncodeError::TooLong(inside.total_len()))?);
+        let at = self.out.len();
+        self.splices.extend(inside.splices.iter().map(|splice| Splice { position: splice.position + at, ..*splice }));
+        self.raw(&inside.out);
+        Ok(())
+    }
+}
