@@ -10,4 +10,5 @@ pub mod error_code;
 pub mod frame;
 pub mod ids;
 pub mod messages;
+pub mod records;
 pub mod wire;
