@@ -33,7 +33,7 @@ pub use builder::{BatchBuilder, NewRecord};
 pub use compression::{Codec, DecompressLimits};
 pub use control::{ControlKind, EndTransactionMarker};
 pub use error::RecordsError;
-pub use patch::{set_base_offset, set_log_append_time, set_partition_leader_epoch};
+pub use patch::{set_base_offset, set_log_append_time, set_partition_leader_epoch, set_producer};
 pub use record::{Header, Headers, Record, Records};
 pub use timestamps::OffsetAndTimestamp;
 pub use validate::DeepCheck;

@@ -1,8 +1,9 @@
-//! The header fields that a broker overwrites in the batch it appends.
+//! The header fields that are overwritten in a finished batch: by the broker that appends it, and
+//! by a producer that sends it under a new identity.
 
 use super::batch::{Attributes, BATCH_BYTES_MIN, at};
 use super::validate::checksum;
-use crate::ids::{LeaderEpoch, Offset};
+use crate::ids::{LeaderEpoch, Offset, ProducerEpoch, ProducerId};
 
 /// Gives the batch its place in the log. The CRC does not cover it.
 ///
@@ -37,6 +38,22 @@ pub fn set_log_append_time(batch: &mut [u8], now_ms: i64) {
         *low |= const { Attributes::LOG_APPEND_TIME.to_be_bytes()[1] };
     }
     put::<{ at::MAX_TIMESTAMP }, 8>(batch, now_ms.to_be_bytes());
+    set_crc(batch);
+}
+
+/// Puts the batch under another identity and sequence, and computes the CRC again.
+///
+/// # Panics
+/// If `batch` is shorter than a header.
+pub fn set_producer(
+    batch: &mut [u8],
+    id: ProducerId,
+    producer_epoch: ProducerEpoch,
+    base_sequence: i32,
+) {
+    put::<{ at::PRODUCER_ID }, 8>(batch, id.0.to_be_bytes());
+    put::<{ at::PRODUCER_EPOCH }, 2>(batch, producer_epoch.0.to_be_bytes());
+    put::<{ at::BASE_SEQUENCE }, 4>(batch, base_sequence.to_be_bytes());
     set_crc(batch);
 }
 
@@ -86,6 +103,15 @@ mod tests {
         assert_eq!(view.next_offset(), Offset((1 << 40) + 2));
         assert_eq!(view.partition_leader_epoch(), LeaderEpoch(9));
         assert_eq!((view.base_timestamp(), view.max_timestamp()), (70, 70));
+
+        set_producer(&mut bytes, ProducerId(5), ProducerEpoch(6), 7);
+        let view = BatchView::split_first(&bytes).unwrap().0;
+        view.verify().unwrap();
+        assert_eq!(
+            (view.producer_id(), view.base_sequence()),
+            (Some(ProducerId(5)), 7)
+        );
+        assert_eq!(view.producer_epoch(), ProducerEpoch(6));
 
         set_log_append_time(&mut bytes, 1_000);
         let view = BatchView::split_first(&bytes).unwrap().0;
