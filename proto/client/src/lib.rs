@@ -9,3 +9,4 @@ pub mod partition;
 pub mod producer;
 pub mod reaction;
 pub mod router;
+pub mod versions;
