@@ -21,7 +21,7 @@ const CLUSTER_OPERATIONS: i32 = 0b1_1111_1010_0000;
 pub fn describe_cluster(
     image: &Image,
     routing: &impl Routing,
-    request: &DescribeClusterRequest<'_>,
+    request: &DescribeClusterRequest,
     version: i16,
 ) -> DescribeClusterResponse<'static> {
     // Version 0 does not say what it asks for.
@@ -64,10 +64,11 @@ pub fn describe_cluster(
         });
     let wants_operations = request.include_cluster_authorized_operations;
     DescribeClusterResponse {
+        error_message: None,
         endpoint_type,
         cluster_id: image.cluster_id().to_owned().into(),
         controller_id: routing.controller().0,
-        brokers: brokers.collect::<Vec<_>>().into(),
+        brokers: brokers.collect(),
         cluster_authorized_operations: if wants_operations {
             CLUSTER_OPERATIONS
         } else {

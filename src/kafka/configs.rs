@@ -68,7 +68,6 @@ pub fn describe_configs(
                 resource_type: resource.resource_type,
                 resource_name: resource.resource_name.into_owned().into(),
                 configs: configs.into(),
-                ..DescribeConfigsResult::default()
             }
         };
         request.resources.iter().map(describe).collect::<Vec<_>>()
@@ -248,7 +247,6 @@ fn synonyms(
         name: origin.name.into(),
         value: Some(origin.value.into()),
         source: origin.source.code(),
-        ..DescribeConfigsSynonym::default()
     };
     find().into_iter().map(synonym).collect()
 }
@@ -285,11 +283,10 @@ pub async fn alter_configs(
             error_message: error_message.map(Into::into),
             resource_type: wish.resource_type,
             resource_name: wish.resource_name.into(),
-            ..AlterConfigsResourceResponse::default()
         }
     });
     AlterConfigsResponse {
-        responses: responses.collect::<Vec<_>>().into(),
+        responses: responses.collect(),
         ..AlterConfigsResponse::default()
     }
 }
@@ -313,11 +310,10 @@ pub async fn incremental_alter_configs(
             error_message: error_message.map(Into::into),
             resource_type: wish.resource_type,
             resource_name: wish.resource_name.into(),
-            ..incremental_response::AlterConfigsResourceResponse::default()
         }
     });
     IncrementalAlterConfigsResponse {
-        responses: responses.collect::<Vec<_>>().into(),
+        responses: responses.collect(),
         ..IncrementalAlterConfigsResponse::default()
     }
 }
@@ -435,7 +431,6 @@ pub fn list_config_resources(
         resources.extend(names.into_iter().map(|name| ConfigResource {
             resource_name: name.into(),
             resource_type,
-            ..ConfigResource::default()
         }));
     }
     ListConfigResourcesResponse {

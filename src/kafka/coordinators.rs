@@ -39,54 +39,67 @@ pub fn find_coordinator(
     if version >= BATCHED_VERSION {
         let keys = request.coordinator_keys.iter();
         let coordinators = keys.map(|key| {
-            let (broker, outcome) = found(image, routing, key_type, &key);
+            let Found {
+                node_id,
+                host,
+                port,
+                outcome,
+            } = found(image, routing, key_type, &key);
             let (error_code, error_message) = told(outcome);
             Coordinator {
                 key: key.into_owned().into(),
-                node_id: broker.id.0,
-                host: broker.host.into(),
-                port: i32::from(broker.port),
+                node_id,
+                host: host.into(),
+                port,
                 error_code,
                 error_message: error_message.map(Into::into),
-                ..Coordinator::default()
             }
         });
         return FindCoordinatorResponse {
-            coordinators: coordinators.collect::<Vec<_>>().into(),
+            coordinators: coordinators.collect(),
             ..FindCoordinatorResponse::default()
         };
     }
-    let (broker, outcome) = found(image, routing, key_type, &request.key);
+    let Found {
+        node_id,
+        host,
+        port,
+        outcome,
+    } = found(image, routing, key_type, &request.key);
     let (error_code, error_message) = told(outcome);
     FindCoordinatorResponse {
         error_code,
         // Kafka says so, too.
         error_message: Some(error_message.map_or("NONE".into(), Into::into)),
-        node_id: broker.id.0,
-        host: broker.host.into(),
-        port: i32::from(broker.port),
+        node_id,
+        host: host.into(),
+        port,
         ..FindCoordinatorResponse::default()
     }
 }
 
-/// A key's coordinator; nobody, with port -1 in Kafka and 0 here, if there is an error.
-fn found(
-    image: &Image,
-    routing: &impl Routing,
-    key_type: i8,
-    key: &str,
-) -> (BrokerAddress, Result<(), Refusal>) {
+/// A key's coordinator, or nobody and why.
+struct Found {
+    node_id: i32,
+    host: String,
+    port: i32,
+    outcome: Result<(), Refusal>,
+}
+
+fn found(image: &Image, routing: &impl Routing, key_type: i8, key: &str) -> Found {
     match coordinator(image, routing, key_type, key) {
-        Ok(broker) => (broker, Ok(())),
-        Err(refusal) => {
-            let nobody = BrokerAddress {
-                id: streambus_proto::ids::BrokerId(-1),
-                host: String::new(),
-                port: 0,
-                rack: None,
-            };
-            (nobody, Err(refusal))
-        }
+        Ok(BrokerAddress { id, host, port, .. }) => Found {
+            node_id: id.0,
+            host,
+            port: i32::from(port),
+            outcome: Ok(()),
+        },
+        Err(refusal) => Found {
+            node_id: -1,
+            host: String::new(),
+            port: -1,
+            outcome: Err(refusal),
+        },
     }
 }
 
@@ -195,7 +208,7 @@ pub async fn init_producer_id(
     submit: &impl Submit,
     ids: &ProducerIds,
     request: &InitProducerIdRequest<'_>,
-) -> InitProducerIdResponse<'static> {
+) -> InitProducerIdResponse {
     let drawn = match request.transactional_id.as_deref() {
         // A producer that knows its id and lost its epoch gets a new id, as in Kafka.
         None => ids.draw(submit).await,
@@ -301,7 +314,6 @@ mod tests {
                 key: "a".into(),
                 key_type: 7,
                 coordinator_keys: vec!["a".into()].into(),
-                ..FindCoordinatorRequest::default()
             };
             let answer = find_coordinator(&image, &TwoCores, &request, version);
             let (code, node) = match answer.coordinators.iter().next() {
@@ -321,7 +333,10 @@ mod tests {
             let mut seen = std::collections::BTreeSet::new();
             for _ in 0..1_500 {
                 for ids in &cores {
-                    let request = InitProducerIdRequest::default();
+                    let request = InitProducerIdRequest {
+                        transactional_id: None,
+                        ..InitProducerIdRequest::default()
+                    };
                     let answer = init_producer_id(&host, ids, &request).await;
                     assert_eq!((answer.error_code, answer.producer_epoch), (0, 0));
                     assert!(

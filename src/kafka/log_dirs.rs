@@ -32,7 +32,7 @@ pub fn describe_log_dirs(
     // No list means all; an empty one means none.
     let asked: Option<BTreeMap<String, Vec<i32>>> = request.topics.as_ref().map(|topics| {
         let mut asked: BTreeMap<String, Vec<i32>> = BTreeMap::new();
-        for topic in topics.iter() {
+        for topic in topics {
             asked
                 .entry(topic.topic.into_owned())
                 .or_default()
@@ -51,7 +51,7 @@ pub fn describe_log_dirs(
         })
     };
     let results = dirs.iter().map(|dir| {
-        let mut topics: BTreeMap<&str, Vec<DescribeLogDirsPartition<'static>>> = BTreeMap::new();
+        let mut topics: BTreeMap<&str, Vec<DescribeLogDirsPartition>> = BTreeMap::new();
         for (id, index, size_bytes) in &dir.sizes {
             // A topic that was deleted a moment ago has a log still, but no name.
             let Some(topic) = image.topic_by_id(*id) else {
@@ -73,19 +73,18 @@ pub fn describe_log_dirs(
             DescribeLogDirsTopic {
                 name: name.to_owned().into(),
                 partitions: partitions.into(),
-                ..DescribeLogDirsTopic::default()
             }
         });
         DescribeLogDirsResult {
             log_dir: dir.path.clone().into(),
-            topics: topics.collect::<Vec<_>>().into(),
+            topics: topics.collect(),
             total_bytes: signed(dir.total_bytes),
             usable_bytes: signed(dir.usable_bytes),
             ..DescribeLogDirsResult::default()
         }
     });
     DescribeLogDirsResponse {
-        results: results.collect::<Vec<_>>().into(),
+        results: results.collect(),
         ..DescribeLogDirsResponse::default()
     }
 }
@@ -141,10 +140,7 @@ mod tests {
     #[test]
     fn sizes_are_told_of_what_is_asked_for() {
         // Proves all, none, and some, in order, without what was deleted.
-        let all = DescribeLogDirsRequest {
-            topics: None,
-            ..DescribeLogDirsRequest::default()
-        };
+        let all = DescribeLogDirsRequest { topics: None };
         let size = |name: &str, index, bytes| (name.to_owned(), index, bytes);
         assert_eq!(
             told(&all),
@@ -156,13 +152,9 @@ mod tests {
                 .map(|(name, partitions)| DescribableLogDirTopic {
                     topic: name.into(),
                     partitions: partitions.into(),
-                    ..DescribableLogDirTopic::default()
                 });
-            let topics = Some(topics.collect::<Vec<_>>().into());
-            DescribeLogDirsRequest {
-                topics,
-                ..DescribeLogDirsRequest::default()
-            }
+            let topics = Some(topics.collect());
+            DescribeLogDirsRequest { topics }
         };
         assert_eq!(told(&ask(vec![])), []);
         assert_eq!(

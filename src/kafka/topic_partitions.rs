@@ -161,7 +161,6 @@ impl<R: Routing> Page<'_, R> {
         self.next = Some(Cursor {
             topic_name: name.to_owned().into(),
             partition_index: i32::try_from(first).unwrap_or(i32::MAX),
-            ..Cursor::default()
         });
         false
     }

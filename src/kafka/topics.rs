@@ -36,7 +36,7 @@ pub async fn create_topics(
     let mut results = Vec::with_capacity(request.topics.len());
     let mut commands = Vec::new();
     let mut places = Vec::new();
-    for topic in request.topics.iter() {
+    for topic in &request.topics {
         let command = if twice.contains(&*topic.name) {
             let message = "Duplicate topic name.";
             Err(Refusal::new(ErrorCode::InvalidRequest, message))
@@ -78,6 +78,7 @@ pub async fn create_topics(
 fn named(name: &str) -> CreatableTopicResult<'static> {
     CreatableTopicResult {
         name: name.to_owned().into(),
+        error_message: None,
         num_partitions: -1,
         replication_factor: -1,
         configs: Some(Vec::new().into()),
@@ -317,6 +318,7 @@ fn identified(
                 } else {
                     TopicId::ZERO
                 },
+                error_message: None,
                 ..DeletableTopicResult::default()
             };
             (result, resolved)
@@ -374,11 +376,10 @@ pub async fn create_partitions(
             name: name.into(),
             error_code,
             error_message: error_message.map(Into::into),
-            ..CreatePartitionsTopicResult::default()
         }
     });
     CreatePartitionsResponse {
-        results: results.collect::<Vec<_>>().into(),
+        results: results.collect(),
         ..CreatePartitionsResponse::default()
     }
 }

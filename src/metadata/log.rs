@@ -410,13 +410,20 @@ async fn write_new(path: &Path, content: Vec<u8>, bytes_min: usize) -> Result<Fi
     };
     let file = File::open(path, options).await?;
     let filled = content.len();
-    file.write_at(0, &Buf::from(content)).await?;
-    put_zeros(&file, filled, bytes_min).await?;
-    file.datasync().await?;
+    let written = async {
+        file.write_at(0, &Buf::from(content)).await?;
+        put_zeros(&file, filled, bytes_min).await?;
+        file.datasync().await
+    };
+    if let Err(error) = written.await {
+        // A part of it would take space that is short; that it could not go is the lesser news.
+        let _ = disk::remove_file(path).await;
+        return Err(error.into());
+    }
     Ok(file)
 }
 
-async fn put_zeros(file: &File, from: usize, to: usize) -> Result<(), LogError> {
+async fn put_zeros(file: &File, from: usize, to: usize) -> Result<(), DiskError> {
     let zeros = Buf::from(vec![0; ZEROS_BYTES]);
     let mut position = from;
     while position < to {

@@ -12,13 +12,7 @@ fn resource(
     DescribeConfigsResource {
         resource_type,
         resource_name: name.into(),
-        configuration_keys: keys.map(|keys| {
-            keys.iter()
-                .map(|key| (*key).into())
-                .collect::<Vec<_>>()
-                .into()
-        }),
-        ..DescribeConfigsResource::default()
+        configuration_keys: keys.map(|keys| keys.iter().map(|key| (*key).into()).collect()),
     }
 }
 
@@ -31,7 +25,6 @@ fn described(
         resources: vec![resource].into(),
         include_synonyms: everything,
         include_documentation: everything,
-        ..DescribeConfigsRequest::default()
     };
     let answer = describe_configs(host, &TwoCores, &request);
     answer.results.iter().next().expect("one result")
@@ -53,18 +46,15 @@ async fn edit(
         name: name.into(),
         config_operation: operation,
         value: value.map(Into::into),
-        ..incremental::AlterableConfig::default()
     };
     let resource = incremental::AlterConfigsResource {
         resource_type,
         resource_name: resource.into(),
         configs: vec![config].into(),
-        ..incremental::AlterConfigsResource::default()
     };
     let request = IncrementalAlterConfigsRequest {
         resources: vec![resource].into(),
         validate_only,
-        ..IncrementalAlterConfigsRequest::default()
     };
     let answer = incremental_alter_configs(host, &TwoCores, &request).await;
     let response = answer.responses.iter().next().expect("one response");
@@ -304,13 +294,11 @@ fn a_replacement_forgets_what_it_does_not_name() {
             let configs = configs.iter().map(|(name, value)| AlterableConfig {
                 name: (*name).into(),
                 value: Some((*value).into()),
-                ..AlterableConfig::default()
             });
             AlterConfigsResource {
                 resource_type: TOPIC,
                 resource_name: name.into(),
-                configs: configs.collect::<Vec<_>>().into(),
-                ..AlterConfigsResource::default()
+                configs: configs.collect(),
             }
         };
         let ask = async |resources: Vec<AlterConfigsResource<'static>>| -> Vec<i16> {
@@ -350,7 +338,6 @@ fn resources_are_listed_by_type() {
     let list = |types: &[i8], version| {
         let request = ListConfigResourcesRequest {
             resource_types: types.to_vec().into(),
-            ..ListConfigResourcesRequest::default()
         };
         let answer = list_config_resources(&image, &TwoCores, &request, version);
         let resources = answer.config_resources.iter();

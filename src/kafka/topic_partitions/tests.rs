@@ -15,17 +15,14 @@ fn ask(
 ) -> DescribeTopicPartitionsRequest<'static> {
     let topics = topics.iter().map(|name| TopicRequest {
         name: (*name).into(),
-        ..TopicRequest::default()
     });
     DescribeTopicPartitionsRequest {
-        topics: topics.collect::<Vec<_>>().into(),
+        topics: topics.collect(),
         response_partition_limit: limit,
         cursor: cursor.map(|(name, partition_index)| RequestCursor {
             topic_name: name.to_owned().into(),
             partition_index,
-            ..RequestCursor::default()
         }),
-        ..DescribeTopicPartitionsRequest::default()
     }
 }
 

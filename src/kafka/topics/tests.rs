@@ -23,10 +23,9 @@ fn assigned_to(name: &str, assignments: &[(i32, &[i32])]) -> CreatableTopic<'sta
         .map(|(index, brokers)| CreatableReplicaAssignment {
             partition_index: *index,
             broker_ids: brokers.to_vec().into(),
-            ..CreatableReplicaAssignment::default()
         });
     CreatableTopic {
-        assignments: assignments.collect::<Vec<_>>().into(),
+        assignments: assignments.collect(),
         ..topic(name, -1, -1)
     }
 }
@@ -99,7 +98,6 @@ fn a_made_topic_is_told_with_its_settings() {
         let config = |name: &'static str, value: &'static str| CreatableTopicConfig {
             name: name.into(),
             value: Some(value.into()),
-            ..CreatableTopicConfig::default()
         };
         let with_config = CreatableTopic {
             configs: vec![config("retention.ms", "1000")].into(),
@@ -222,11 +220,7 @@ fn topics_are_deleted_by_name_and_by_id() {
     run_alone(async {
         let host = TestHost::new(&[("a", 1), ("b", 1), ("c", 1), ("d", 1)]);
         let names = |names: &[&'static str]| DeleteTopicsRequest {
-            topic_names: names
-                .iter()
-                .map(|name| (*name).into())
-                .collect::<Vec<_>>()
-                .into(),
+            topic_names: names.iter().map(|name| (*name).into()).collect(),
             ..DeleteTopicsRequest::default()
         };
         let codes = |answer: &DeleteTopicsResponse<'_>| -> Vec<(Option<String>, i16)> {
@@ -250,7 +244,6 @@ fn topics_are_deleted_by_name_and_by_id() {
         let state = |name: Option<&'static str>, id| DeleteTopicState {
             name: name.map(Into::into),
             topic_id: id,
-            ..DeleteTopicState::default()
         };
         let zero = TopicId::ZERO;
         let states = vec![
@@ -295,11 +288,9 @@ fn partitions_are_added_each_topic_for_itself() {
             assignments: brokers.map(|brokers| {
                 let assignment = |broker: &i32| CreatePartitionsAssignment {
                     broker_ids: vec![*broker].into(),
-                    ..CreatePartitionsAssignment::default()
                 };
-                brokers.iter().map(assignment).collect::<Vec<_>>().into()
+                brokers.iter().map(assignment).collect()
             }),
-            ..CreatePartitionsTopic::default()
         };
         let ask =
             |topics: Vec<CreatePartitionsTopic<'static>>, validate_only| CreatePartitionsRequest {
