@@ -3,3 +3,5 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod kafka;
+pub mod metadata;

@@ -134,3 +134,6 @@ fn lane_of(image: &Image, lanes: &[u16], turn: usize) -> Option<u16> {
     });
     lanes.get(turn % lanes.len().max(1)).copied()
 }
+
+#[cfg(test)]
+mod tests;
