@@ -274,6 +274,7 @@ impl Consumer {
             return;
         };
         assigned.asked = false;
+        assigned.paused_until_ms = 0;
         if let Position::Sought(_) = assigned.position {
             // No record is late enough: the next one to come will be.
             assigned.position = offset.map_or(Position::Sought(LATEST), Position::At);
@@ -335,6 +336,7 @@ impl Consumer {
             return Ok(0);
         };
         assigned.asked = false;
+        assigned.paused_until_ms = 0;
         assigned.high_watermark = fetched.high_watermark;
         let Position::At(mut position) = assigned.position else {
             return Ok(0);

@@ -1,12 +1,18 @@
 //! A Rust client for the Kafka protocol: sans-IO cores and a blocking transport.
+//!
+//! The cores ([`connection`], [`router`], [`producer`], [`consumer`]) are state machines without a
+//! socket or a clock; [`blocking`] drives them over `std::net`.
 
 #![forbid(unsafe_code)]
 
+pub mod blocking;
 pub mod connection;
 pub mod consumer;
+pub mod error;
 pub mod inbound;
 pub mod partition;
 pub mod producer;
 pub mod reaction;
+pub mod request;
 pub mod router;
 pub mod versions;

@@ -1,6 +1,6 @@
 //! A TCP stream with a deadline on everything, and the clock that deadlines are read from.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,9 @@ pub(super) struct Clock {
 
 impl Clock {
     pub(super) fn start() -> Self {
-        Clock { begun: Instant::now() }
+        Clock {
+            begun: Instant::now(),
+        }
     }
 
     pub(super) fn now_ms(self) -> u64 {
@@ -58,39 +60,75 @@ pub(super) struct Transport {
 
 /// The kernel takes no zero timeout: this is the shortest.
 const TIMEOUT_MIN: Duration = Duration::from_millis(1);
+/// The kernel takes 1,024 parts in one call.
+const PARTS_MAX: usize = 1_024;
 
 impl Transport {
     /// Connects to the first of the host's addresses that answers, each within `timeout`.
-    pub(super) fn connect(host: &str, port: u16, timeout: Duration) -> Result<Self, TransportError> {
-        let resolve = |cause: String| TransportError::Resolve { host: host.to_owned(), cause };
-        let addresses = (host, port).to_socket_addrs().map_err(|e| resolve(e.to_string()))?;
+    pub(super) fn connect(
+        host: &str,
+        port: u16,
+        timeout: Duration,
+    ) -> Result<Self, TransportError> {
+        let resolve = |cause: String| TransportError::Resolve {
+            host: host.to_owned(),
+            cause,
+        };
+        let addresses = (host, port)
+            .to_socket_addrs()
+            .map_err(|e| resolve(e.to_string()))?;
         let mut last = None;
         for address in addresses {
             match TcpStream::connect_timeout(&address, timeout.max(TIMEOUT_MIN)) {
                 Ok(stream) => {
                     stream.set_nodelay(true).map_err(TransportError::Io)?;
-                    stream.set_write_timeout(Some(timeout.max(TIMEOUT_MIN))).map_err(TransportError::Io)?;
+                    stream
+                        .set_write_timeout(Some(timeout.max(TIMEOUT_MIN)))
+                        .map_err(TransportError::Io)?;
                     return Ok(Transport { stream });
                 }
                 Err(cause) => last = Some(cause),
             }
         }
         match last {
-            Some(cause) => {
-                Err(TransportError::Connect { address: format!("{host}:{port}"), cause })
-            }
+            Some(cause) => Err(TransportError::Connect {
+                address: format!("{host}:{port}"),
+                cause,
+            }),
             None => Err(resolve("no addresses".to_owned())),
         }
     }
 
     /// Writes all of it. Each part that the kernel takes has the connect timeout to be taken.
-    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), TransportError> {
-        self.stream.write_all(bytes).map_err(moved)
+    pub(super) fn write(&mut self, parts: &[&[u8]]) -> Result<(), TransportError> {
+        let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
+        let mut left = slices.as_mut_slice();
+        // Empty parts at the front would make a complete write look like one of nothing.
+        IoSlice::advance_slices(&mut left, 0);
+        while !left.is_empty() {
+            let batch = left.len().min(PARTS_MAX);
+            match self
+                .stream
+                .write_vectored(left.get(..batch).unwrap_or_default())
+            {
+                Ok(0) => return Err(TransportError::Closed),
+                Ok(count) => IoSlice::advance_slices(&mut left, count),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(moved(error)),
+            }
+        }
+        Ok(())
     }
 
     /// Reads what there is, waiting for `wait` at most. Never returns 0.
-    pub(super) fn read(&mut self, space: &mut [u8], wait: Duration) -> Result<usize, TransportError> {
-        self.stream.set_read_timeout(Some(wait.max(TIMEOUT_MIN))).map_err(TransportError::Io)?;
+    pub(super) fn read(
+        &mut self,
+        space: &mut [u8],
+        wait: Duration,
+    ) -> Result<usize, TransportError> {
+        self.stream
+            .set_read_timeout(Some(wait.max(TIMEOUT_MIN)))
+            .map_err(TransportError::Io)?;
         loop {
             match self.stream.read(space) {
                 Ok(0) => return Err(TransportError::Closed),

@@ -231,4 +231,7 @@ fn errors_pause_and_lost_answers_are_asked_for_again() {
         assert!(consumer.take_fetches(|_| Some(LEADER), now + 99).is_empty());
         assert_eq!(consumer.wake_at_ms(), Some(now + 100));
     }
+    // An answer that does come ends the pause.
+    read(&mut consumer, Fetched::default()).unwrap();
+    assert_eq!(consumer.take_fetches(|_| Some(LEADER), 101).len(), 1);
 }
