@@ -1,0 +1,135 @@
+//! The bounds of a lane. Every queue, buffer and file set has its limit here.
+
+use std::time::Duration;
+
+use crate::error::StorageError;
+use crate::wal::record::BLOCK_BYTES;
+
+/// How a commit becomes durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SyncMode {
+    /// WAL files are opened with `O_DSYNC`: one request writes and syncs.
+    Dsync,
+    /// A plain direct write, then `fdatasync`.
+    WriteThenSync,
+}
+
+/// Settings of a lane, with the arithmetic of its memory and disk beside the defaults.
+///
+/// Memory: at most `memtables_frozen_max` + 2 memtables of `memtable_bytes` (one that fills, one
+/// that overfills while it waits to be frozen), plus `read_ahead_bytes_max`, plus what readers
+/// still hold. WAL on disk: at most `wal_files_max` × `wal_file_bytes`.
+#[derive(Debug, Clone)]
+pub struct LaneConfig {
+    /// Bytes of each WAL file: preallocated and written once, so that commits only overwrite.
+    pub wal_file_bytes: u64,
+    /// WAL files in use at once; appends wait when the next one would be one more.
+    pub wal_files_max: u64,
+    /// Unused WAL files that are kept for recycling instead of being deleted.
+    pub wal_files_spare_max: usize,
+    /// A memtable that holds this much memory is frozen and flushed.
+    pub memtable_bytes: usize,
+    /// Frozen memtables that wait for the flusher; appends wait when they are this many.
+    pub memtables_frozen_max: usize,
+    /// Bytes of a table's checksummed blocks: the unit of reading and verifying.
+    pub block_bytes: usize,
+    /// Partition data between two entries of a table's index.
+    pub index_stride_bytes: usize,
+    /// A partition that has this much in a memtable gets a table of its own.
+    pub hot_table_bytes: u64,
+    /// A table is rewritten without its dead ranges when they are this share of it, in percent.
+    pub rewrite_dead_percent: u64,
+    /// A commit that has reached this takes no further record.
+    pub commit_bytes_max: usize,
+    /// How commits are made durable.
+    pub sync: SyncMode,
+    /// Memory for table data that was read ahead of sequential readers.
+    pub read_ahead_bytes_max: usize,
+    /// How long a lane that was refused space waits until it asks again.
+    pub no_space_retry: Duration,
+}
+
+impl Default for LaneConfig {
+    fn default() -> LaneConfig {
+        LaneConfig {
+            wal_file_bytes: 64 << 20,
+            // Frozen (2) and filling memtables cover 3 to 4 files, one is prepared ahead, and
+            // small commits pad: a 1 KiB batch alone takes 4 KiB of WAL, which memtables count.
+            wal_files_max: 8,
+            wal_files_spare_max: 2,
+            memtable_bytes: 64 << 20,
+            memtables_frozen_max: 2,
+            block_bytes: 64 << 10,
+            index_stride_bytes: 32 << 10,
+            hot_table_bytes: 8 << 20,
+            rewrite_dead_percent: 25,
+            commit_bytes_max: 4 << 20,
+            sync: SyncMode::Dsync,
+            read_ahead_bytes_max: 32 << 20,
+            no_space_retry: Duration::from_secs(1),
+        }
+    }
+}
+
+impl LaneConfig {
+    /// Checks the settings against each other.
+    ///
+    /// # Errors
+    /// [`StorageError::Config`] with the first setting that is out of its bounds.
+    pub fn validate(&self) -> Result<(), StorageError> {
+        let block = BLOCK_BYTES as u64;
+        let refuse = |setting, why: String| Err(StorageError::Config { setting, why });
+        if !self.wal_file_bytes.is_multiple_of(block) || self.wal_file_bytes < 16 * block {
+            return refuse("wal_file_bytes", format!("a multiple of {block}, {} up", 16 * block));
+        }
+        if self.wal_file_bytes > 1 << 32 {
+            return refuse("wal_file_bytes", "at most 4 GiB".to_owned());
+        }
+        if self.wal_files_max < 3 {
+            return refuse("wal_files_max", "at least 3: one filling, one flushed, one next".into());
+        }
+        if self.memtables_frozen_max == 0 {
+            return refuse("memtables_frozen_max", "at least 1".to_owned());
+        }
+        if self.memtable_bytes == 0 {
+            return refuse("memtable_bytes", "at least 1".to_owned());
+        }
+        // Else the WAL fills before a memtable is ever frozen, and nothing frees it.
+        if self.memtable_bytes as u64 > self.wal_file_bytes * (self.wal_files_max - 2) {
+            return refuse("memtable_bytes", "at most wal_file_bytes × (wal_files_max − 2)".into());
+        }
+        if !self.block_bytes.is_multiple_of(BLOCK_BYTES) || self.block_bytes == 0 {
+            return refuse("block_bytes", format!("a multiple of {block}"));
+        }
+        if self.block_bytes > 1 << 20 {
+            return refuse("block_bytes", "at most 1 MiB".to_owned());
+        }
+        if self.commit_bytes_max < 4 * BLOCK_BYTES || self.commit_bytes_max > 1 << 30 {
+            return refuse("commit_bytes_max", format!("{} to 1 GiB", 4 * block));
+        }
+        if self.rewrite_dead_percent == 0 || self.rewrite_dead_percent > 100 {
+            return refuse("rewrite_dead_percent", "1 to 100".to_owned());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_hold_their_own_bounds() {
+        // Proves that the defaults are valid and that settings which would dead-lock are refused.
+        assert!(LaneConfig::default().validate().is_ok());
+        let stuck = LaneConfig { memtable_bytes: 1 << 30, ..LaneConfig::default() };
+        assert!(matches!(
+            stuck.validate(),
+            Err(StorageError::Config { setting: "memtable_bytes", .. })
+        ));
+        let unaligned = LaneConfig { block_bytes: 5000, ..LaneConfig::default() };
+        assert!(unaligned.validate().is_err());
+        let few = LaneConfig { wal_files_max: 2, ..LaneConfig::default() };
+        assert!(few.validate().is_err());
+    }
+}

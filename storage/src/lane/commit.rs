@@ -1,0 +1,216 @@
+//! Moves commits to disk, one at a time: all that was appended while one was synced goes into the
+//! next. There is no timer; the first append after a pause wakes the writer.
+
+use std::rc::Rc;
+
+use streambus_shards::{DiskError, File, now, sleep};
+
+use super::Lane;
+use super::state::QueuedCommit;
+use crate::config::SyncMode;
+use crate::error::StorageError;
+use crate::observer::CommitMeasured;
+
+/// The WAL writer. Ends when the lane is closed and everything is written, or when it stopped.
+pub(super) async fn write_commits(lane: Rc<Lane>) {
+    loop {
+        lane.freeze_if_due();
+        let next = lane.state.borrow_mut().next_commit();
+        let Some(commit) = next else {
+            if lane.is_ending() {
+                lane.prepare_wake.notify_one();
+                return;
+            }
+            lane.wal_wake.notified().await;
+            continue;
+        };
+        if let Err(error) = lane.write_commit(commit).await {
+            lane.fail(&error);
+            return;
+        }
+        if lane.is_stopped() {
+            return;
+        }
+    }
+}
+
+impl Lane {
+    async fn write_commit(&self, commit: QueuedCommit) -> Result<(), StorageError> {
+        let epoch = commit.place.epoch;
+        let Some(file) = self.wal_file(epoch).await else {
+            return Ok(()); // The lane stopped while it waited: nothing is acknowledged.
+        };
+        let started = now();
+        let sync = self.state.borrow().config.sync;
+        let written = write_and_sync(&file, &commit, sync).await;
+        written.map_err(|source| StorageError::disk(&self.wal_files.path(epoch), source))?;
+        let measured = CommitMeasured {
+            bytes: commit.bytes.len(),
+            records: commit.records,
+            sync: started.elapsed(),
+        };
+        self.acknowledge(commit, measured);
+        Ok(())
+    }
+
+    /// The sync returned: what the commit holds is durable, and everybody may know.
+    fn acknowledge(&self, commit: QueuedCommit, measured: CommitMeasured) {
+        let durable = {
+            let mut state = self.state.borrow_mut();
+            let stats = &mut state.stats;
+            stats.commits += 1;
+            stats.commit_bytes += measured.bytes as u64;
+            stats.commit_records += u64::from(measured.records);
+            stats.sync_ns += u64::try_from(measured.sync.as_nanos()).unwrap_or(u64::MAX);
+            state.committed(commit.next, commit.ends)
+        };
+        let observer = self.observer.borrow().clone();
+        if let Some(observer) = observer {
+            observer.measured(measured);
+            if !durable.is_empty() {
+                observer.durable(&durable);
+            }
+        }
+        self.durable_wake.notify_all();
+        if !self.state.borrow().frozen.is_empty() {
+            self.keeper_wake.notify_one(); // It waits for its memtable to be durable.
+        }
+        self.prepare_wake.notify_one();
+    }
+
+    /// The file of `epoch`, when it is ready; `None` if the lane stops before.
+    async fn wal_file(&self, epoch: u64) -> Option<Rc<File>> {
+        loop {
+            if self.is_stopped() {
+                return None;
+            }
+            if let Some(file) = self.state.borrow().wal.get(&epoch) {
+                return Some(Rc::clone(file));
+            }
+            self.prepare_wake.notify_one();
+            self.wal_ready.notified().await;
+        }
+    }
+
+    /// Freezes the active memtable when it is full, with the owner's annotations as of now.
+    fn freeze_if_due(&self) {
+        let Some(observer) = self.observer.borrow().clone() else {
+            return;
+        };
+        if self.is_ending() || !self.state.borrow().freeze_is_due() {
+            return;
+        }
+        let keys = self.state.borrow_mut().active_keys();
+        // The state is not borrowed here: the owner may look things up in the lane.
+        let annotation = |key: &Option<_>| key.map_or_else(Vec::new, |key| observer.annotation(key));
+        let annotations = keys.iter().map(annotation).collect();
+        self.state.borrow_mut().freeze(annotations);
+        self.keeper_wake.notify_one();
+        self.writable_wake.notify_all();
+    }
+}
+
+async fn write_and_sync(
+    file: &File,
+    commit: &QueuedCommit,
+    sync: SyncMode,
+) -> Result<(), DiskError> {
+    file.write_at(commit.place.position, &commit.bytes).await?;
+    match sync {
+        SyncMode::Dsync => Ok(()),
+        SyncMode::WriteThenSync => file.datasync().await,
+    }
+}
+
+/// Makes the next WAL file ready while the current one fills.
+pub(super) async fn keep_files_ready(lane: Rc<Lane>) {
+    loop {
+        let missing = lane.state.borrow().wal_epoch_missing();
+        // A closing lane may still need the file that its last commits go to.
+        let wanted = missing.filter(|epoch| !lane.is_ending() || lane.commits_wait_for(*epoch));
+        let Some(epoch) = wanted else {
+            if lane.is_stopped() || (lane.is_ending() && lane.nothing_to_write()) {
+                return;
+            }
+            lane.prepare_wake.notified().await;
+            continue;
+        };
+        if let Err(error) = lane.make_ready(epoch).await {
+            lane.fail(&error);
+            return;
+        }
+    }
+}
+
+impl Lane {
+    fn nothing_to_write(&self) -> bool {
+        let state = self.state.borrow();
+        let durable = state.durable.commit_id;
+        !state.buffer.has_open_commit() && durable == state.buffer.place().commit_id
+    }
+
+    fn commits_wait_for(&self, epoch: u64) -> bool {
+        !self.is_stopped() && !self.nothing_to_write() && {
+            self.state.borrow().buffer.place().epoch >= epoch
+        }
+    }
+
+    /// Recycles or makes the file of `epoch`; waits and asks again while there is no space.
+    async fn make_ready(&self, epoch: u64) -> Result<(), StorageError> {
+        loop {
+            match self.obtain_file(epoch).await {
+                Ok(file) => {
+                    let mut state = self.state.borrow_mut();
+                    let before = state.wal.insert(epoch, file);
+                    assert!(before.is_none(), "WAL file {epoch} was ready already");
+                    drop(state);
+                    self.space_came_back();
+                    self.wal_ready.notify_all();
+                    return Ok(());
+                }
+                Err(error) if error.is_no_space() && !self.is_ending() => {
+                    self.wal_files.abandon(epoch).await;
+                    self.wait_for_space(&error).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn obtain_file(&self, epoch: u64) -> Result<Rc<File>, StorageError> {
+        let spare = {
+            let mut state = self.state.borrow_mut();
+            let floor = state.floor.epoch;
+            let oldest = state.wal.first_key_value().map(|(old_epoch, _)| *old_epoch);
+            let oldest = oldest.filter(|old_epoch| *old_epoch < floor);
+            oldest.and_then(|old_epoch| Some((old_epoch, state.wal.remove(&old_epoch)?)))
+        };
+        match spare {
+            Some((old_epoch, file)) => self.wal_files.recycle(old_epoch, epoch, file).await,
+            None => self.wal_files.create(epoch).await,
+        }
+    }
+
+    /// Notes that space is wanted (appends that need it are refused as such) and waits a while.
+    pub(super) async fn wait_for_space(&self, error: &StorageError) {
+        let retry = {
+            let mut state = self.state.borrow_mut();
+            if !state.no_space {
+                tracing::warn!(dir = %self.dir.display(), %error, "waiting for space");
+            }
+            state.no_space = true;
+            state.config.no_space_retry
+        };
+        sleep(retry).await;
+    }
+
+    pub(super) fn space_came_back(&self) {
+        let mut state = self.state.borrow_mut();
+        if state.no_space {
+            tracing::info!(dir = %self.dir.display(), "space came back");
+            state.no_space = false;
+        }
+        drop(state);
+        self.writable_wake.notify_all();
+    }
+}

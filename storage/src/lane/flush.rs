@@ -1,0 +1,256 @@
+//! Turns frozen memtables into tables, and swaps the manifest.
+//!
+//! Order, and why: tables written and synced under temporary names; renamed; the directory synced
+//! with the new manifest; only then do memtable and WAL files go. A crash at any step leaves the
+//! old manifest, and a WAL that still holds everything that it does not name.
+
+use std::path::Path;
+use std::rc::Rc;
+
+use streambus_shards::{Buf, File, OpenOptions, disk, yield_if_needed};
+
+use super::Lane;
+use super::state::LiveTable;
+use crate::error::StorageError;
+use crate::key::PartitionKey;
+use crate::manifest::{Annotation, Manifest, TableEntry};
+use crate::memtable::{MemBatch, MemRange, Memtable};
+use crate::names;
+use crate::partition::TableRange;
+use crate::table::reader::Table;
+use crate::table::writer::TableWriter;
+
+/// One partition's batches on their way into a table.
+struct Part {
+    key: PartitionKey,
+    bytes: u64,
+    batches: Vec<MemBatch>,
+}
+
+/// The flusher. Ends when the lane is closed or stopped.
+pub(super) async fn keep(lane: Rc<Lane>) {
+    loop {
+        if lane.is_ending() {
+            return;
+        }
+        let oldest = lane.state.borrow().frozen.front().cloned();
+        let done = match oldest {
+            Some(memtable) => lane.flush_when_durable(&memtable).await,
+            None => lane.collect().await,
+        };
+        match done {
+            Ok(true) => {}
+            Ok(false) => lane.keeper_wake.notified().await,
+            Err(error) if error.is_no_space() => lane.wait_for_space(&error).await,
+            Err(error) => {
+                lane.fail(&error);
+                return;
+            }
+        }
+    }
+}
+
+impl Lane {
+    /// Flushes the memtable once all of it is durable; says whether it did.
+    async fn flush_when_durable(&self, memtable: &Rc<Memtable>) -> Result<bool, StorageError> {
+        let wal_end = memtable.wal_end.expect("frozen memtables know their end");
+        if self.state.borrow().durable.commit_id < wal_end.commit_id {
+            return Ok(false);
+        }
+        let parts = self.take_annotations(memtable);
+        let mut ids = Vec::new();
+        let flushed = self.flush(memtable, parts, &mut ids).await;
+        if flushed.is_err() {
+            self.abandon_tables(&ids).await;
+        }
+        flushed.map(|()| true)
+    }
+
+    /// Collects what the memtable's partitions still need, sorted, and adopts the annotations:
+    /// what they describe is durable now.
+    fn take_annotations(&self, memtable: &Memtable) -> Vec<Part> {
+        let mut state = self.state.borrow_mut();
+        let mut parts = Vec::with_capacity(memtable.ranges.len());
+        for range in &memtable.ranges {
+            let MemRange { slot, start, end, annotation, .. } = range;
+            let Some(partition) = state.in_slot(*slot) else { continue };
+            assert!(partition.durable_end >= *end, "flushing what is not durable");
+            let annotated = !annotation.is_empty();
+            let offset = *end;
+            let fresh = || Annotation { offset, bytes: annotation.clone() };
+            partition.annotation = annotated.then(fresh);
+            let batches = partition.mem.batches_between(*start, *end);
+            if !batches.is_empty() {
+                let bytes = batches.iter().map(|batch| batch.bytes.len() as u64).sum();
+                parts.push(Part { key: partition.key, bytes, batches });
+            }
+        }
+        parts.sort_unstable_by_key(|part| part.key);
+        parts
+    }
+
+    async fn flush(
+        &self,
+        memtable: &Memtable,
+        parts: Vec<Part>,
+        ids: &mut Vec<u64>,
+    ) -> Result<(), StorageError> {
+        let mut entries = Vec::new();
+        for group in self.group(parts) {
+            let id = self.take_table_id();
+            ids.push(id);
+            let file_bytes = self.write_table(id, &group).await?;
+            let wal_end = memtable.wal_end.expect("frozen memtables know their end");
+            entries.push(TableEntry { id, file_bytes, sequence_end: wal_end.sequence });
+            self.state.borrow_mut().stats.flushed_bytes += file_bytes;
+        }
+        let tables = self.name_tables(&entries).await?;
+        let floor = memtable.wal_end.expect("frozen memtables know their end");
+        let manifest = self.state.borrow().manifest(floor, &entries);
+        self.write_manifest(&manifest).await?;
+        ids.clear();
+        self.install(&tables, &entries);
+        self.state.borrow_mut().flushed(floor);
+        self.space_came_back();
+        self.prepare_wake.notify_one();
+        self.wal_wake.notify_one();
+        self.remove_spare_files().await
+    }
+
+    /// Hot partitions get a table of their own; the others share one.
+    fn group(&self, parts: Vec<Part>) -> Vec<Vec<Part>> {
+        let hot_bytes = self.state.borrow().config.hot_table_bytes;
+        let (hot, small): (Vec<_>, Vec<_>) =
+            parts.into_iter().partition(|part| part.bytes >= hot_bytes);
+        let mut groups: Vec<Vec<Part>> = hot.into_iter().map(|part| vec![part]).collect();
+        if !small.is_empty() {
+            groups.push(small);
+        }
+        groups
+    }
+
+    pub(super) fn take_table_id(&self) -> u64 {
+        let mut state = self.state.borrow_mut();
+        let id = state.next_table_id;
+        state.next_table_id += 1;
+        id
+    }
+
+    async fn write_table(&self, id: u64, parts: &[Part]) -> Result<u64, StorageError> {
+        let config = self.state.borrow().config.clone();
+        let bytes = parts.iter().map(|part| part.bytes).sum();
+        let created = TableWriter::create(&self.dir, self.nonce, id, bytes, &config).await;
+        let mut writer = created?;
+        for part in parts {
+            for batch in &part.batches {
+                writer.push(part.key, batch).await?;
+            }
+            yield_if_needed().await;
+        }
+        writer.finish().await
+    }
+
+    /// Gives written tables their names and opens them. The directory is synced by the manifest
+    /// that names them.
+    pub(super) async fn name_tables(
+        &self,
+        entries: &[TableEntry],
+    ) -> Result<Vec<Rc<Table>>, StorageError> {
+        let mut tables = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let path = self.dir.join(names::table(entry.id));
+            let failed = |source| StorageError::disk(&path, source);
+            let unnamed = self.dir.join(names::table_new(entry.id));
+            disk::rename(&unnamed, &path).await.map_err(failed)?;
+            let opened = Table::open(&self.dir, entry.id, self.nonce, entry.file_bytes).await?;
+            tables.push(Rc::new(opened));
+        }
+        Ok(tables)
+    }
+
+    /// Swaps the manifest. When this returns, the new one is what a restart finds.
+    pub(super) async fn write_manifest(&self, manifest: &Manifest) -> Result<(), StorageError> {
+        let bytes = write_manifest(&self.dir, manifest).await?;
+        let mut state = self.state.borrow_mut();
+        assert!(manifest.generation > state.generation, "manifests go back");
+        state.generation = manifest.generation;
+        state.stats.manifest_bytes += bytes;
+        Ok(())
+    }
+
+    /// Hands the tables' ranges to their partitions; the same batches leave memory.
+    fn install(&self, tables: &[Rc<Table>], entries: &[TableEntry]) {
+        let mut state = self.state.borrow_mut();
+        for (table, entry) in tables.iter().zip(entries) {
+            assert!(table.id() == entry.id, "installing another table");
+            let mut live_bytes = 0;
+            for (at, part) in table.footer.parts.iter().enumerate() {
+                let created_before = entry.sequence_end;
+                let Some(partition) = state.partition_mut(part.key) else { continue };
+                let needed = partition.created_sequence < created_before
+                    && part.end > partition.log_start;
+                if needed {
+                    live_bytes += part.bytes;
+                    partition.install(TableRange::new(table, at));
+                }
+            }
+            let live =
+                LiveTable { table: Rc::clone(table), sequence_end: entry.sequence_end, live_bytes };
+            state.tables.insert(entry.id, live);
+        }
+    }
+
+    /// Removes tables that no manifest names: written by this call, never published.
+    pub(super) async fn abandon_tables(&self, ids: &[u64]) {
+        for id in ids {
+            TableWriter::abandon(&self.dir, *id).await;
+            // It may have got its name already.
+            let path = self.dir.join(names::table(*id));
+            if let Err(error) = disk::remove_file(&path).await {
+                tracing::debug!(file = %path.display(), %error, "an abandoned table was not there");
+            }
+        }
+    }
+
+    /// Keeps a few WAL files for recycling and removes the others.
+    async fn remove_spare_files(&self) -> Result<(), StorageError> {
+        loop {
+            let spare = {
+                let mut state = self.state.borrow_mut();
+                let floor = state.floor.epoch;
+                let spare = state.wal.range(..floor).count();
+                let oldest = state.wal.first_key_value().map(|(epoch, _)| *epoch);
+                let surplus = spare > state.config.wal_files_spare_max;
+                let epoch = oldest.filter(|_| surplus);
+                epoch.inspect(|epoch| drop(state.wal.remove(epoch)))
+            };
+            let Some(epoch) = spare else { return Ok(()) };
+            let path = self.wal_files.path(epoch);
+            let failed = |source| StorageError::disk(&path, source);
+            disk::remove_file(&path).await.map_err(failed)?;
+        }
+    }
+}
+
+/// Writes `MANIFEST.new`, syncs it, renames it over `MANIFEST`; returns its bytes.
+///
+/// The directory is synced twice: before the rename, so that the tables which the manifest names
+/// are found; after it, so that the manifest is.
+pub(super) async fn write_manifest(dir: &Path, manifest: &Manifest) -> Result<u64, StorageError> {
+    let encoded = manifest.encode();
+    let unfinished = dir.join(names::MANIFEST_NEW);
+    let failed = |source| StorageError::disk(&unfinished, source);
+    let options = OpenOptions { write: true, create: true, ..OpenOptions::default() };
+    let file = File::open(&unfinished, options).await.map_err(failed)?;
+    let length = encoded.len() as u64;
+    file.write_at(0, &Buf::from(encoded)).await.map_err(failed)?;
+    file.set_len(length).map_err(failed)?;
+    file.datasync().await.map_err(failed)?;
+    drop(file);
+    disk::sync_dir(dir).await.map_err(failed)?;
+    let path = dir.join(names::MANIFEST);
+    let failed = |source| StorageError::disk(&path, source);
+    disk::rename(&unfinished, &path).await.map_err(failed)?;
+    disk::sync_dir(dir).await.map_err(failed)?;
+    Ok(length)
+}

@@ -1,0 +1,297 @@
+//! Reads: from memory at once, from tables with verified reads.
+
+use std::ops::Range;
+use std::rc::Rc;
+
+use streambus_proto::ids::Offset;
+use streambus_shards::Buf;
+
+use super::Lane;
+use super::state::State;
+use crate::batch::BatchInfo;
+use crate::error::StorageError;
+use crate::key::PartitionKey;
+use crate::partition::{Partition, TableRange};
+use crate::table::reader::{PickError, Table, TableRead, Wanted};
+
+/// Whole batches of one partition, in order.
+///
+/// The slices keep the memory alive that they lie in (see `Buf::backing_capacity`): whoever holds
+/// them for long counts that, not their length.
+#[derive(Debug, Clone, Default)]
+pub struct Batches {
+    /// Their bytes, to be sent one after the other as they are.
+    pub bufs: Vec<Buf>,
+    /// Bytes in `bufs`.
+    pub bytes: usize,
+    /// Offset after the last batch; what was asked for, when there is none.
+    pub next_offset: Offset,
+}
+
+impl Batches {
+    fn none_at(offset: Offset) -> Batches {
+        Batches { bufs: Vec::new(), bytes: 0, next_offset: offset }
+    }
+
+    fn push(&mut self, bytes: Buf, next_offset: Offset) {
+        assert!(next_offset > self.next_offset, "a read that goes back");
+        self.bytes += bytes.len();
+        self.bufs.push(bytes);
+        self.next_offset = next_offset;
+    }
+
+    /// Adds batches from memory up to `upto` and `max_bytes`, but the first one of all always.
+    fn push_from_memory(&mut self, partition: &Partition, max_bytes: usize, upto: Offset) {
+        for batch in partition.mem.batches_from(self.next_offset) {
+            let next = Offset(batch.last_offset.0 + 1);
+            let too_much = self.bytes > 0 && self.bytes + batch.bytes.len() > max_bytes;
+            if next > upto || too_much {
+                break;
+            }
+            self.push(batch.bytes.clone(), next);
+        }
+    }
+}
+
+/// How a read goes on.
+pub enum ReadPlan {
+    /// It was all in memory.
+    Ready(Batches),
+    /// It needs the disk.
+    Cold(ColdRead),
+}
+
+/// A read that needs the disk.
+pub struct ColdRead {
+    lane: Rc<Lane>,
+    key: PartitionKey,
+    from: Offset,
+    max_bytes: usize,
+    upto: Offset,
+}
+
+/// The first batch with a timestamp at or after the one asked for.
+#[derive(Debug, Clone)]
+pub struct TimestampHit {
+    /// Offset of the batch's first record.
+    pub base_offset: Offset,
+    /// Largest timestamp in the batch, ms.
+    pub max_timestamp: i64,
+    /// The batch: which of its records it is, only its records tell.
+    pub batch: Buf,
+}
+
+/// Where the next bytes of a read are.
+enum Source {
+    Table { range: TableRange },
+    Memory,
+}
+
+impl Lane {
+    /// Reads whole batches from the one that holds `from` (or the first after it) on: at most
+    /// `max_bytes`, but always one batch, and only batches that end at or before `upto`.
+    ///
+    /// # Errors
+    /// [`StorageError::UnknownPartition`], or [`StorageError::OffsetOutOfRange`] when `from` is
+    /// not between log start and log end.
+    pub fn read(
+        self: &Rc<Lane>,
+        key: PartitionKey,
+        from: Offset,
+        max_bytes: usize,
+        upto: Offset,
+    ) -> Result<ReadPlan, StorageError> {
+        let state = self.state.borrow();
+        let partition = state.readable(key, from)?;
+        let mut batches = Batches::none_at(from);
+        if from >= upto {
+            return Ok(ReadPlan::Ready(batches));
+        }
+        if partition.range_at(from).is_some() {
+            let lane = Rc::clone(self);
+            return Ok(ReadPlan::Cold(ColdRead { lane, key, from, max_bytes, upto }));
+        }
+        batches.push_from_memory(partition, max_bytes, upto);
+        Ok(ReadPlan::Ready(batches))
+    }
+
+    /// The first batch at or after the log start whose largest timestamp is at least `timestamp`.
+    ///
+    /// # Errors
+    /// When the partition is unknown, or the disk fails or is damaged.
+    pub async fn offset_for_timestamp(
+        self: &Rc<Lane>,
+        key: PartitionKey,
+        timestamp: i64,
+    ) -> Result<Option<TimestampHit>, StorageError> {
+        let mut from = {
+            let state = self.state.borrow();
+            state.partition(key).ok_or(StorageError::UnknownPartition(key))?.log_start
+        };
+        loop {
+            let range = {
+                let state = self.state.borrow();
+                let partition = state.readable(key, from)?;
+                let after = partition.ranges.iter().filter(|range| range.end > from);
+                let mut late = after.filter(|range| range.part().max_timestamp >= timestamp);
+                match late.next() {
+                    Some(range) => range.clone(),
+                    None => return Ok(memory_hit(partition, from, timestamp)),
+                }
+            };
+            let found = self.hit_in_table(&range, from, timestamp).await?;
+            if found.is_some() {
+                return Ok(found);
+            }
+            from = range.end;
+        }
+    }
+
+    /// The largest timestamp of the partition, and the base offset of the first batch that has it.
+    pub fn max_timestamp(&self, key: PartitionKey) -> Option<(i64, Offset)> {
+        let state = self.state.borrow();
+        let partition = state.partition(key)?;
+        let mut best: Option<(i64, Offset)> = None;
+        let mut see = |timestamp, offset| {
+            if timestamp >= 0 && best.is_none_or(|(largest, _)| timestamp > largest) {
+                best = Some((timestamp, offset));
+            }
+        };
+        for range in &partition.ranges {
+            range.part().index.iter().for_each(|entry| see(entry.max_timestamp, entry.offset));
+        }
+        partition.mem.iter().for_each(|batch| see(batch.max_timestamp, batch.base_offset));
+        best
+    }
+
+    async fn hit_in_table(
+        &self,
+        range: &TableRange,
+        from: Offset,
+        timestamp: i64,
+    ) -> Result<Option<TimestampHit>, StorageError> {
+        let part = range.part();
+        let (first, _) = part.index_before(from);
+        for (at, entry) in part.index.iter().enumerate().skip(first) {
+            if entry.max_timestamp < timestamp {
+                continue;
+            }
+            let stride = entry.position..part.stride_end(at);
+            let bytes = self.read_ahead.fetch(&range.table, stride).await?;
+            let mut position = 0;
+            while let Some(info) = bytes.get(position..).and_then(BatchInfo::read) {
+                let end = (position + info.bytes).min(bytes.len());
+                if info.last_offset >= from && info.max_timestamp >= timestamp {
+                    return Ok(Some(TimestampHit {
+                        base_offset: info.base_offset,
+                        max_timestamp: info.max_timestamp,
+                        batch: bytes.slice(position..end),
+                    }));
+                }
+                position = end;
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn memory_hit(partition: &Partition, from: Offset, timestamp: i64) -> Option<TimestampHit> {
+    let mut batches = partition.mem.batches_from(from);
+    let batch = batches.find(|batch| batch.max_timestamp >= timestamp)?;
+    Some(TimestampHit {
+        base_offset: batch.base_offset,
+        max_timestamp: batch.max_timestamp,
+        batch: batch.bytes.clone(),
+    })
+}
+
+impl ColdRead {
+    /// Reads.
+    ///
+    /// # Errors
+    /// When the partition is gone, the disk fails, or what it holds does not verify: damaged
+    /// bytes are never returned.
+    pub async fn read(self) -> Result<Batches, StorageError> {
+        let mut batches = Batches::none_at(self.from);
+        loop {
+            let next = batches.next_offset;
+            let source = match self.source(next) {
+                Ok(source) => source,
+                // The log start passed what was read already: that is still an answer.
+                Err(_) if batches.bytes > 0 => return Ok(batches),
+                Err(error) => return Err(error),
+            };
+            let Source::Table { range } = source else {
+                let state = self.lane.state.borrow();
+                if let Some(partition) = state.partition(self.key) {
+                    batches.push_from_memory(partition, self.max_bytes, self.upto);
+                }
+                return Ok(batches);
+            };
+            let left = self.max_bytes.saturating_sub(batches.bytes);
+            let wanted = Wanted { from: next, upto: self.upto, max_bytes: left };
+            let Some(read) = self.read_range(&range, wanted).await? else {
+                return Ok(batches);
+            };
+            if batches.bytes > 0 && read.bytes.len() > left {
+                return Ok(batches); // One batch that is too much: it begins the next read.
+            }
+            let whole_range = read.next_offset >= range.end;
+            batches.push(read.bytes, read.next_offset);
+            if !whole_range || batches.bytes >= self.max_bytes || batches.next_offset >= self.upto {
+                return Ok(batches);
+            }
+        }
+    }
+
+    fn source(&self, offset: Offset) -> Result<Source, StorageError> {
+        let state = self.lane.state.borrow();
+        let partition = state.readable(self.key, offset)?;
+        let range = partition.range_at(offset).cloned();
+        Ok(range.map_or(Source::Memory, |range| Source::Table { range }))
+    }
+
+    async fn read_range(
+        &self,
+        range: &TableRange,
+        wanted: Wanted,
+    ) -> Result<Option<TableRead>, StorageError> {
+        let (table, part) = (&range.table, range.part());
+        let mut span = table.range_for(part, wanted);
+        loop {
+            let bytes = self.lane.read_ahead.fetch(table, span.clone()).await?;
+            match Table::pick(part, &bytes, span.start, wanted) {
+                Ok(Some(read)) => {
+                    let whole = part.position..part.position + part.bytes;
+                    self.lane.read_ahead.note(table, &whole, &read.range);
+                    return Ok(Some(read));
+                }
+                Ok(None) => return Ok(None),
+                Err(PickError::Cut(further)) => span = further_span(&span, further),
+                Err(PickError::NoBatch { position }) => {
+                    let what = "no batch where one begins";
+                    return Err(StorageError::corrupt(table.path(), position, what));
+                }
+            }
+        }
+    }
+}
+
+/// The span to read instead of `span`, which did not reach far enough.
+fn further_span(span: &Range<u64>, further: Range<u64>) -> Range<u64> {
+    let progress = further.start > span.start || further.end > span.end;
+    assert!(progress, "a read that would be repeated as it was");
+    further
+}
+
+impl State {
+    /// The partition, if `offset` is one that it can be read from.
+    fn readable(&self, key: PartitionKey, offset: Offset) -> Result<&Partition, StorageError> {
+        let partition = self.partition(key).ok_or(StorageError::UnknownPartition(key))?;
+        let Partition { log_start, log_end, .. } = *partition;
+        if offset < log_start || offset > log_end {
+            return Err(StorageError::OffsetOutOfRange { offset, log_start, log_end });
+        }
+        Ok(partition)
+    }
+}

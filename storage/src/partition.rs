@@ -1,0 +1,213 @@
+//! One partition in its lane: where its offsets lie, from the oldest table to memory.
+
+use std::rc::Rc;
+
+use streambus_proto::ids::{LeaderEpoch, Offset};
+
+use crate::key::PartitionKey;
+use crate::manifest::{Annotation, PartitionEntry};
+use crate::memtable::MemLog;
+use crate::retention::Held;
+use crate::table::footer::TablePart;
+use crate::table::reader::Table;
+
+/// What one table holds of the partition.
+#[derive(Debug, Clone)]
+pub(crate) struct TableRange {
+    pub(crate) table: Rc<Table>,
+    /// Number of the part in the table's footer.
+    pub(crate) part: usize,
+    pub(crate) start: Offset,
+    pub(crate) end: Offset,
+}
+
+impl TableRange {
+    pub(crate) fn new(table: &Rc<Table>, part: usize) -> TableRange {
+        let TablePart { start, end, .. } = *table.part(part);
+        TableRange { table: Rc::clone(table), part, start, end }
+    }
+
+    pub(crate) fn part(&self) -> &TablePart {
+        self.table.part(self.part)
+    }
+}
+
+/// A partition's state. Lives on the lane's core.
+///
+/// Order: `log_start ≤ log_end`, `durable_end ≤ log_end`; `ranges` ascend and end before the
+/// first batch in `mem`; `epochs` ascend in both fields.
+#[derive(Debug)]
+pub(crate) struct Partition {
+    pub(crate) key: PartitionKey,
+    pub(crate) log_start: Offset,
+    pub(crate) log_end: Offset,
+    pub(crate) durable_end: Offset,
+    /// WAL sequence number of its first record: see [`PartitionEntry::created_sequence`].
+    pub(crate) created_sequence: u64,
+    pub(crate) epochs: Vec<(LeaderEpoch, Offset)>,
+    pub(crate) ranges: Vec<TableRange>,
+    pub(crate) mem: MemLog,
+    pub(crate) annotation: Option<Annotation>,
+    /// The memtable that its last batch went to, and its range's number there.
+    pub(crate) memtable: Option<(u64, usize)>,
+    /// The commit that its last batch went to, and its number among that commit's ends.
+    pub(crate) commit: Option<(u64, usize)>,
+}
+
+impl Partition {
+    pub(crate) fn new(key: PartitionKey, created_sequence: u64) -> Partition {
+        Partition {
+            key,
+            log_start: Offset(0),
+            log_end: Offset(0),
+            durable_end: Offset(0),
+            created_sequence,
+            epochs: Vec::new(),
+            ranges: Vec::new(),
+            mem: MemLog::default(),
+            annotation: None,
+            memtable: None,
+            commit: None,
+        }
+    }
+
+    pub(crate) fn from_entry(entry: PartitionEntry) -> Partition {
+        let mut partition = Partition::new(entry.key, entry.created_sequence);
+        partition.log_start = entry.log_start;
+        partition.epochs = entry.epochs;
+        partition.annotation = entry.annotation;
+        partition
+    }
+
+    pub(crate) fn entry(&self) -> PartitionEntry {
+        PartitionEntry {
+            key: self.key,
+            log_start: self.log_start,
+            created_sequence: self.created_sequence,
+            epochs: self.epochs.clone(),
+            annotation: self.annotation.clone(),
+        }
+    }
+
+    /// Notes that `leader_epoch` writes from `start` on. What an epoch claimed at or after that
+    /// offset was never written, or is written over.
+    pub(crate) fn note_epoch(&mut self, leader_epoch: LeaderEpoch, start: Offset) {
+        if self.epochs.last().is_some_and(|(last, _)| *last >= leader_epoch) {
+            return;
+        }
+        while self.epochs.last().is_some_and(|(_, begun)| *begun >= start) {
+            self.epochs.pop();
+        }
+        self.epochs.push((leader_epoch, start));
+        assert!(self.epochs.is_sorted(), "leader epochs out of order");
+    }
+
+    /// The largest epoch up to `leader_epoch` that wrote here, and the offset after its last
+    /// record.
+    pub(crate) fn epoch_end(&self, leader_epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
+        let after = self.epochs.partition_point(|(epoch, _)| *epoch <= leader_epoch);
+        let (epoch, _) = *self.epochs.get(after.checked_sub(1)?)?;
+        let end = self.epochs.get(after).map_or(self.log_end, |(_, start)| *start);
+        Some((epoch, end))
+    }
+
+    /// Moves the log start up; lets go of what lies before it. Returns the ranges that nobody
+    /// needs any more. A start beyond the end leaves an empty log that begins there.
+    pub(crate) fn move_log_start(&mut self, offset: Offset) -> Vec<TableRange> {
+        if offset <= self.log_start {
+            return Vec::new();
+        }
+        self.log_start = offset;
+        self.log_end = self.log_end.max(offset);
+        self.mem.drop_below(offset);
+        let dead = self.ranges.partition_point(|range| range.end <= offset);
+        let dropped = self.ranges.drain(..dead).collect();
+        while self.epochs.get(1).is_some_and(|(_, start)| *start <= offset) {
+            self.epochs.remove(0);
+        }
+        assert!(self.log_start <= self.log_end, "log start past the end");
+        dropped
+    }
+
+    /// Adds what was flushed; the same batches leave memory.
+    pub(crate) fn install(&mut self, range: TableRange) {
+        let after_last = self.ranges.last().is_none_or(|last| last.end <= range.start);
+        assert!(after_last, "table ranges out of order");
+        self.mem.drop_below(range.end);
+        self.ranges.push(range);
+    }
+
+    /// The table range that `offset` lies in, or the next one after it.
+    pub(crate) fn range_at(&self, offset: Offset) -> Option<&TableRange> {
+        let at = self.ranges.partition_point(|range| range.end <= offset);
+        self.ranges.get(at)
+    }
+
+    /// Bytes of batches, in tables and memory.
+    pub(crate) fn bytes(&self) -> u64 {
+        let tables: u64 = self.ranges.iter().map(|range| range.part().bytes).sum();
+        tables + self.mem.bytes()
+    }
+
+    /// What retention decides over, oldest first.
+    pub(crate) fn held(&self) -> impl Iterator<Item = Held> + Clone {
+        let tables = self.ranges.iter().map(|range| {
+            let part = range.part();
+            Held { end: range.end, bytes: part.bytes, max_timestamp: part.max_timestamp }
+        });
+        let memory = self.mem.iter().map(|batch| Held {
+            end: Offset(batch.last_offset.0 + 1),
+            bytes: batch.bytes.len() as u64,
+            max_timestamp: batch.max_timestamp,
+        });
+        tables.chain(memory)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use streambus_proto::ids::TopicId;
+
+    use super::*;
+
+    fn partition() -> Partition {
+        let key = PartitionKey { topic: TopicId([1; 16]), index: 0 };
+        Partition::new(key, 1)
+    }
+
+    #[test]
+    fn epochs_end_where_the_next_begins() {
+        // Proves the rule of OffsetForLeaderEpoch, and that an epoch that wrote nothing is replaced.
+        let mut partition = partition();
+        partition.note_epoch(LeaderEpoch(1), Offset(0));
+        partition.note_epoch(LeaderEpoch(3), Offset(10));
+        partition.note_epoch(LeaderEpoch(3), Offset(15));
+        partition.note_epoch(LeaderEpoch(5), Offset(20));
+        partition.note_epoch(LeaderEpoch(6), Offset(20));
+        partition.log_end = Offset(25);
+        let cases = [
+            (0, None),
+            (1, Some((1, 10))),
+            (2, Some((1, 10))),
+            (3, Some((3, 20))),
+            (5, Some((3, 20))),
+            (6, Some((6, 25))),
+            (9, Some((6, 25))),
+        ];
+        for (asked, expected) in cases {
+            let expected = expected.map(|(epoch, end)| (LeaderEpoch(epoch), Offset(end)));
+            assert_eq!(partition.epoch_end(LeaderEpoch(asked)), expected, "epoch {asked}");
+        }
+    }
+
+    #[test]
+    fn a_log_start_beyond_the_end_empties_the_log() {
+        // Proves that a reset leaves an empty log at the new start, and that the start never goes back.
+        let mut partition = partition();
+        partition.log_end = Offset(10);
+        assert!(partition.move_log_start(Offset(50)).is_empty());
+        assert_eq!((partition.log_start, partition.log_end), (Offset(50), Offset(50)));
+        partition.move_log_start(Offset(20));
+        assert_eq!(partition.log_start, Offset(50));
+    }
+}

@@ -1,0 +1,44 @@
+//! Plain counters of a lane, for metrics.
+
+/// What a lane did and holds; a snapshot from `Lane::stats`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LaneStats {
+    /// Commits synced since the lane was opened.
+    pub commits: u64,
+    /// Their bytes on disk, padding included.
+    pub commit_bytes: u64,
+    /// Records in them.
+    pub commit_records: u64,
+    /// Nanoseconds that writes and syncs of commits took in sum.
+    pub sync_ns: u64,
+    /// Bytes of batches appended.
+    pub appended_bytes: u64,
+    /// Appends refused with `Full`.
+    pub full: u64,
+    /// Memtables flushed.
+    pub flushes: u64,
+    /// Bytes written into tables, by flushing.
+    pub flushed_bytes: u64,
+    /// Bytes written into tables, by rewriting tables without their dead ranges.
+    pub rewritten_bytes: u64,
+    /// Bytes of manifests written.
+    pub manifest_bytes: u64,
+    /// Bytes read from tables.
+    pub table_read_bytes: u64,
+    /// Reads that were served by read-ahead.
+    pub read_ahead_hits: u64,
+    /// Memory that memtables hold now.
+    pub memtable_bytes: u64,
+    /// Memtables that wait to be flushed now.
+    pub memtables_frozen: u64,
+    /// Tables now.
+    pub tables: u64,
+    /// Bytes of their files now.
+    pub table_bytes: u64,
+    /// WAL files now, with those kept for recycling.
+    pub wal_files: u64,
+    /// Bytes of WAL files now.
+    pub wal_bytes: u64,
+    /// Partitions now.
+    pub partitions: u64,
+}

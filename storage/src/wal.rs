@@ -1,0 +1,36 @@
+//! The write-ahead log: what a lane acknowledges lies here first.
+//!
+//! `record` says what the bytes mean, `buffer` frames appends into commits in memory, `replay`
+//! decides what a restart may believe, `files` keeps the preallocated files, `writer` moves
+//! commits to disk.
+
+pub(crate) mod buffer;
+pub(crate) mod files;
+pub(crate) mod record;
+pub(crate) mod replay;
+
+#[cfg(test)]
+mod tests;
+
+/// A point in the WAL: everything before it has this commit id's predecessors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct WalPlace {
+    /// Epoch of the file.
+    pub(crate) epoch: u64,
+    /// Byte in the file, a multiple of the block size.
+    pub(crate) position: u64,
+    /// Id of the commit that begins here.
+    pub(crate) commit_id: u64,
+    /// Sequence number of that commit's first record.
+    pub(crate) sequence: u64,
+}
+
+impl WalPlace {
+    /// Where the WAL of a lane begins that was never written.
+    pub(crate) const START: WalPlace = WalPlace {
+        epoch: 1,
+        position: record::FIRST_COMMIT_POSITION,
+        commit_id: 1,
+        sequence: 1,
+    };
+}
