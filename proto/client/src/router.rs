@@ -190,6 +190,14 @@ impl Router {
         known
     }
 
+    /// Takes in a refusal that says the partition has moved, and perhaps where to. Without usable
+    /// news of that, what is known becomes doubtful.
+    pub fn heed(&mut self, name: &TopicPartition, leader: BrokerId, epoch: LeaderEpoch) -> bool {
+        let told = leader.0 >= 0 && self.moved(name, leader, epoch);
+        self.stale |= !told;
+        told
+    }
+
     /// Forgets a topic that was deleted.
     pub fn forget(&mut self, topic: &str) {
         self.topics.remove(topic);

@@ -270,13 +270,8 @@ impl BlockingConsumer<'_> {
         let code = ErrorCode::from_i16(data.error_code);
         if code != ErrorCode::None {
             let hint = &data.current_leader;
-            let leader = BrokerId(hint.leader_id);
-            let told = hint.leader_id >= 0
-                && self
-                    .client
-                    .router
-                    .moved(name, leader, LeaderEpoch(hint.leader_epoch));
-            if told {
+            let (leader, epoch) = (BrokerId(hint.leader_id), LeaderEpoch(hint.leader_epoch));
+            if hint.leader_id >= 0 && self.client.router.heed(name, leader, epoch) {
                 self.core.lost(name, self.client.now_ms());
                 return Ok(0);
             }

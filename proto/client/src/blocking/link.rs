@@ -179,6 +179,34 @@ impl Link {
         }
     }
 
+    /// Takes the answer with this id if it has come.
+    pub(super) fn wait_no_longer<R: Request>(
+        &mut self,
+        correlation_id: i32,
+    ) -> Result<Option<Reply<R>>, ClientError> {
+        loop {
+            while let Some(answer) = self.connection.take_answer()? {
+                self.early.push_back(answer);
+            }
+            let wanted = |answer: &Answer| answer.request.correlation_id == correlation_id;
+            if let Some(place) = self.early.iter().position(wanted) {
+                return Ok(self.early.remove(place).map(Reply::new));
+            }
+            let Some(count) = self.transport.read_arrived(self.connection.space())? else {
+                let late = self
+                    .connection
+                    .deadline_ms()
+                    .is_some_and(|d| d <= self.clock.now_ms());
+                return if late {
+                    Err(TransportError::TimedOut.into())
+                } else {
+                    Ok(None)
+                };
+            };
+            self.connection.arrived(count);
+        }
+    }
+
     /// Waits for the next answer, whatever it answers.
     fn receive(&mut self) -> Result<Answer, ClientError> {
         loop {

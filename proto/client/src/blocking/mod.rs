@@ -11,6 +11,7 @@ mod disks;
 mod link;
 mod offsets;
 mod produce;
+mod producer;
 mod transport;
 
 use std::collections::BTreeMap;
@@ -26,7 +27,8 @@ pub use configs::{ConfigChange, ConfigEntry, ConfigOperation, ConfigResource};
 pub use consume::{BlockingConsumer, FetchBounds};
 pub use disks::{LogDir, ReplicaOnDisk};
 pub use offsets::{ListedOffset, OffsetSpec};
-pub use produce::{Acks, BlockingProducer, Produced};
+pub use produce::{Acks, Produced};
+pub use producer::BlockingProducer;
 pub use transport::TransportError;
 
 use crate::connection::ConnectionConfig;
@@ -346,21 +348,4 @@ fn topic_of(name: &str, topic: &MetadataResponseTopic<'_>) -> Topic {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bootstrap_addresses_are_read_or_refused() {
-        // Lists, blanks and IPv6 are understood; what has no port is refused by name.
-        let read = |text| addresses(text).unwrap();
-        assert_eq!(
-            read("a:1, b:2,"),
-            [("a".to_owned(), 1), ("b".to_owned(), 2)]
-        );
-        assert_eq!(read("[::1]:9092"), [("::1".to_owned(), 9092)]);
-        for wrong in ["a", ":1", "a:b", "a:70000"] {
-            let error = addresses(wrong).unwrap_err().to_string();
-            assert!(error.contains(wrong), "{error}");
-        }
-    }
-}
+mod tests;

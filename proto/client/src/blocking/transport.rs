@@ -138,6 +138,30 @@ impl Transport {
             }
         }
     }
+
+    /// Reads what has come already; `None` if nothing has.
+    pub(super) fn read_arrived(
+        &mut self,
+        space: &mut [u8],
+    ) -> Result<Option<usize>, TransportError> {
+        self.stream
+            .set_nonblocking(true)
+            .map_err(TransportError::Io)?;
+        let read = self.stream.read(space);
+        self.stream
+            .set_nonblocking(false)
+            .map_err(TransportError::Io)?;
+        match read {
+            Ok(0) => Err(TransportError::Closed),
+            Ok(count) => Ok(Some(count)),
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(moved(error)),
+        }
+    }
 }
 
 impl Drop for Transport {
