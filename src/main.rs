@@ -1,3 +1,15 @@
 //! The one binary: broker and command line.
 
-fn main() {}
+use std::process::ExitCode;
+
+use streambus::config::Config;
+
+fn main() -> ExitCode {
+    match streambus::node::run(Config::default(), |ready| println!("{ready:?}")) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failed) => {
+            eprintln!("streambus: {failed}");
+            ExitCode::FAILURE
+        }
+    }
+}

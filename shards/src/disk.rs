@@ -374,6 +374,14 @@ pub async fn replace_file(path: &Path, bytes: Vec<u8>) -> Result<(), DiskError> 
 /// # Errors
 /// [`DiskError`].
 pub fn free_bytes(path: &Path) -> Result<u64, DiskError> {
+    space(path).map(|(_, free)| free)
+}
+
+/// Bytes of the file system of `path`: all, and those that an ordinary user may still write.
+///
+/// # Errors
+/// [`DiskError`].
+pub fn space(path: &Path) -> Result<(u64, u64), DiskError> {
     let name = c_path(path)?;
     let mut stat = std::mem::MaybeUninit::<libc::statvfs>::uninit();
     // SAFETY: `name` is a C string and `stat` is room for the answer.
@@ -382,5 +390,5 @@ pub fn free_bytes(path: &Path) -> Result<u64, DiskError> {
     }
     // SAFETY: statvfs succeeded, so it is filled.
     let stat = unsafe { stat.assume_init() };
-    Ok(stat.f_bavail * stat.f_frsize)
+    Ok((stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize))
 }

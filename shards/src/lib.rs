@@ -38,7 +38,7 @@ pub use buffer::{BLOCK_BYTES, Buf, BufMut};
 pub use dir_lock::{DirLock, LockError};
 pub use disk::{DiskError, File, OpenOptions};
 pub use mesh::{CoreId, Mesh, MeshSeed, Stopped, mesh_seeds};
-pub use net::{Listener, Stream, check_free};
+pub use net::{BoundAddress, Listener, Stream, check_free};
 pub use node::{
     CoreContext, NodePlan, StartFailed, abort_on_panic, catch_stop_signals, keep_large_allocations,
     online_cpus, run_alone, run_node, stop_requested,

@@ -38,12 +38,7 @@ impl Listener {
     /// # Errors
     /// What the kernel says, above all `AddrInUse`.
     pub fn bind(address: SocketAddr, shared: bool) -> io::Result<Listener> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        socket.set_reuse_port(shared)?;
-        socket.bind(&SockAddr::from(address))?;
-        socket.listen(BACKLOG)?;
-        Ok(Listener { socket: pollable(socket)? })
+        BoundAddress::take(address, shared)?.listen()
     }
 
     /// Where it listens: the port the kernel chose, if it was asked for port 0.
@@ -199,4 +194,45 @@ pub fn check_free(address: SocketAddr) -> io::Result<()> {
     socket.set_reuse_address(true)?;
     socket.bind(&SockAddr::from(address))?;
     socket.listen(1)
+}
+
+/// An address that is taken but not listened on yet, by whichever core will.
+///
+/// All are taken before anything is written or any core starts, so that a busy port is found first.
+#[derive(Debug)]
+pub struct BoundAddress {
+    socket: Socket,
+}
+
+impl BoundAddress {
+    /// Takes an address. With `shared`, other cores of this process may take the same one and the
+    /// kernel spreads connections over them.
+    ///
+    /// # Errors
+    /// What the kernel says, above all `AddrInUse`.
+    pub fn take(address: SocketAddr, shared: bool) -> io::Result<BoundAddress> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(shared)?;
+        socket.bind(&SockAddr::from(address))?;
+        Ok(BoundAddress { socket })
+    }
+
+    /// The address, with the port the kernel chose if it was asked for port 0.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        address(self.socket.local_addr())
+    }
+
+    /// Starts listening, on the core that calls.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn listen(&self) -> io::Result<Listener> {
+        let socket = self.socket.try_clone()?;
+        socket.listen(BACKLOG)?;
+        Ok(Listener { socket: pollable(socket)? })
+    }
 }

@@ -1,12 +1,29 @@
-//! What the broker answers: a file an API family. Only here is the version of a request known.
+//! The protocol: a file for each family of APIs, and the connections that carry them. The only room
+//! that sees request versions.
 
-pub mod admin;
-pub mod cluster;
-pub mod configs;
-pub mod coordinators;
-pub mod fetch_session;
-pub mod log_dirs;
+mod accept;
+mod admin;
+mod broker;
+mod cluster;
+mod configs;
+mod connection;
+mod connection_limits;
+mod coordinators;
+mod dispatch;
+mod fetch;
+mod fetch_session;
+mod listener;
+mod log_dirs;
+mod metadata;
+mod offsets;
+mod produce;
+mod response;
 #[cfg(test)]
 mod test_host;
-pub mod topic_partitions;
-pub mod topics;
+mod topic_partitions;
+mod topics;
+
+pub use accept::accept;
+pub use broker::Broker;
+pub use connection_limits::ConnectionLimits;
+pub use listener::ListenerPlan;

@@ -114,6 +114,14 @@ pub struct TopicSettings {
 }
 
 impl TopicSettings {
+    /// Whether records are dropped by age and size.
+    pub fn deletes(&self) -> bool {
+        matches!(
+            self.cleanup_policy,
+            Some(CleanupPolicy::Delete | CleanupPolicy::CompactDelete)
+        )
+    }
+
     /// What holds for a topic with these settings of its own.
     pub fn resolve(sources: &Sources<'_>, configs: &ConfigMap) -> TopicSettings {
         let long = |name: &str| value(sources, configs, name).trim().parse().unwrap_or(-1);

@@ -1,0 +1,53 @@
+//! Accepting connections, within the limits.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use streambus_shards::{Listener, Stream, sleep, spawn};
+
+use super::broker::Broker;
+use super::connection::{self, Ended};
+use super::listener::{ListenerPlan, View};
+
+/// How long to wait when the process has no descriptor left for a connection.
+const OUT_OF_DESCRIPTORS_PAUSE: Duration = Duration::from_millis(100);
+
+/// Accepts for ever.
+pub async fn accept(broker: Rc<Broker>, listener: Listener, plan: Rc<ListenerPlan>) {
+    loop {
+        match listener.accept().await {
+            Ok(stream) => admit(&broker, stream, &plan),
+            Err(failed) => {
+                tracing::warn!(listener = plan.name, error = %failed, "a connection was not accepted");
+                sleep(OUT_OF_DESCRIPTORS_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Serves a connection in a task of its own, or drops it.
+fn admit(broker: &Rc<Broker>, stream: Stream, plan: &Rc<ListenerPlan>) {
+    // Both fail only for a client that has gone already.
+    let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else { return };
+    let admitted = match broker.connections.admit(peer.ip()) {
+        Ok(admitted) => admitted,
+        Err(refused) => {
+            tracing::debug!(%peer, ?refused, "a connection was refused");
+            return;
+        }
+    };
+    let view = View::new(plan, local.ip(), broker.shard.core().0);
+    let broker = Rc::clone(broker);
+    spawn(async move {
+        broker.open.set(broker.open.get() + 1);
+        let ended = connection::serve(Rc::clone(&broker), stream, view).await;
+        broker.open.set(broker.open.get() - 1);
+        broker.closed.notify_one();
+        drop(admitted);
+        match ended {
+            Ended::Frame(_) | Ended::Refused(_) => tracing::warn!(%peer, reason = %ended, "a connection was closed"),
+            _ => tracing::debug!(%peer, reason = %ended, "a connection ended"),
+        }
+    })
+    .detach();
+}

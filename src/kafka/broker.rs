@@ -1,0 +1,109 @@
+//! What the requests of one core share.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use streambus_shards::rng_u64;
+
+use super::admin::Host;
+use super::connection_limits::ConnectionLimits;
+use super::coordinators::ProducerIds;
+use super::fetch_session::FetchSessions;
+use crate::config::{Config, LimitsConfig};
+use crate::metadata::{Command, Decision, Image, Limits, Submit};
+use crate::shard::Shard;
+
+/// One core's side of the protocol.
+pub struct Broker {
+    pub(super) shard: Rc<Shard>,
+    pub(super) config: Arc<Config>,
+    pub(super) connections: Arc<ConnectionLimits>,
+    pub(super) sessions: RefCell<FetchSessions>,
+    pub(super) producer_ids: ProducerIds,
+    /// Fetches of this core that wait for records.
+    pub(super) parked: Cell<usize>,
+    /// Record bytes that fetch answers of this core hold.
+    pub(super) fetch_bytes: Cell<usize>,
+    /// Set when the node stops: connections finish what they have and close.
+    pub(super) draining: Cell<bool>,
+    pub(super) drained: streambus_shards::sync::Notify,
+    pub(super) open: Cell<usize>,
+    /// Rung when a connection closed.
+    pub(super) closed: streambus_shards::sync::Notify,
+}
+
+impl Broker {
+    /// The protocol side of a shard.
+    pub fn new(
+        shard: Rc<Shard>,
+        config: Arc<Config>,
+        connections: Arc<ConnectionLimits>,
+    ) -> Rc<Broker> {
+        let limits = &config.limits;
+        // Each core's sessions have numbers of their own, so that a session that is presented to
+        // another core is not found there instead of being another's.
+        let first_id = 1 + i32::from(shard.core().0) * 8_000_000;
+        let sessions =
+            FetchSessions::new(limits.fetch_sessions_max, limits.fetch_session_partitions_max, first_id);
+        Rc::new(Broker {
+            shard,
+            connections,
+            sessions: RefCell::new(sessions),
+            producer_ids: ProducerIds::default(),
+            parked: Cell::new(0),
+            fetch_bytes: Cell::new(0),
+            draining: Cell::new(false),
+            drained: streambus_shards::sync::Notify::new(),
+            open: Cell::new(0),
+            closed: streambus_shards::sync::Notify::new(),
+            config,
+        })
+    }
+
+    pub(super) fn limits_config(&self) -> &LimitsConfig {
+        &self.config.limits
+    }
+
+    /// Has every connection finish what it has begun and close.
+    pub fn drain(&self) {
+        self.draining.set(true);
+        self.drained.notify_all();
+    }
+
+    /// Resolves when no connection is open on this core.
+    pub async fn all_closed(&self) {
+        while self.open.get() > 0 {
+            self.closed.notified().await;
+        }
+    }
+
+    /// Connections open on this core.
+    pub fn open_connections(&self) -> usize {
+        self.open.get()
+    }
+}
+
+impl Submit for Broker {
+    async fn submit(&self, command: Command) -> Decision {
+        self.shard.submit(command).await
+    }
+}
+
+impl Host for Broker {
+    fn image<T>(&self, look: impl FnOnce(&Image) -> T) -> T {
+        self.shard.image(look)
+    }
+
+    fn limits(&self) -> Limits {
+        Limits::from(&self.config.limits)
+    }
+
+    fn random(&self) -> u64 {
+        rng_u64()
+    }
+
+    fn log_level(&self) -> String {
+        self.config.log.level.clone()
+    }
+}

@@ -1,0 +1,223 @@
+//! From a frame to the handler of its API.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+
+use streambus_proto::api::{ApiKey, SERVED};
+use streambus_proto::error_code::ErrorCode;
+use streambus_proto::frame::RequestHeader;
+use streambus_proto::messages::api_versions_response::{ApiVersion, ApiVersionsResponse};
+use streambus_proto::messages::{
+    AlterConfigsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest,
+    DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest, DescribeLogDirsRequest,
+    DescribeProducersRequest, DescribeTopicPartitionsRequest, FetchRequest, FindCoordinatorRequest,
+    IncrementalAlterConfigsRequest, InitProducerIdRequest, ListConfigResourcesRequest,
+    ListOffsetsRequest, Message, MetadataRequest, OffsetForLeaderEpochRequest, ProduceRequest,
+};
+use streambus_proto::wire::{DecodeError, Reader};
+use streambus_shards::{Buf, CoreId};
+
+use super::broker::Broker;
+use super::listener::View;
+use super::log_dirs::LogDir;
+use super::response::{ReplyTo, ResponseError, Slices};
+use super::{cluster, configs, coordinators, fetch, log_dirs, metadata, offsets, produce, topics};
+use super::topic_partitions;
+
+/// Why a connection is closed instead of answered.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Refused {
+    /// The frame is not the message that its header announces.
+    #[error("malformed request: {0}")]
+    Malformed(#[from] DecodeError),
+    /// Nothing that this broker serves.
+    #[error("API {api_key} version {version} is not served")]
+    NotServed { api_key: i16, version: i16 },
+    /// The answer could not be written.
+    #[error(transparent)]
+    Response(#[from] ResponseError),
+    /// The order of things on the connection does not allow it.
+    #[error("{0}")]
+    Protocol(String),
+}
+
+/// An answer that has to wait for something.
+pub(super) type Later = Pin<Box<dyn Future<Output = Result<Slices, Refused>>>>;
+
+/// What becomes of a request. Answers leave in the order of their requests.
+pub(super) enum Answer {
+    /// The client wants none.
+    Nothing,
+    /// It is here.
+    Now(Slices),
+    /// It comes.
+    Later(Later),
+}
+
+/// Begins a request. What a produce request carries is in the log, in order, when this returns; anything
+/// else happens when its answer is awaited.
+pub(super) async fn dispatch(broker: &Rc<Broker>, view: &View, frame: Buf) -> Result<Answer, Refused> {
+    let mut reader = Reader::new(&frame);
+    let header = RequestHeader::read(&mut reader)?;
+    let (api_key, version) = (header.api_key, header.api_version);
+    let served = SERVED.iter().find(|served| served.api as i16 == api_key);
+    let Some(served) = served else { return Err(Refused::NotServed { api_key, version }) };
+    let reply_to = ReplyTo { api: served.api, version, correlation_id: header.correlation_id };
+    if served.api == ApiKey::ApiVersions {
+        return api_versions(reply_to).map(Answer::Now);
+    }
+    if !(served.first.max(served.api.info().first)..=served.last).contains(&version) {
+        return Err(Refused::NotServed { api_key, version });
+    }
+    if served.api == ApiKey::Produce {
+        let request = ProduceRequest::read(&mut reader, version)?;
+        reader.finish()?;
+        return produce::produce(broker, &frame, &request, reply_to).await;
+    }
+    let body = frame.len() - reader.rest().len();
+    let (broker, view) = (Rc::clone(broker), view.clone());
+    Ok(Answer::Later(Box::pin(async move {
+        answer(&broker, &view, frame.get(body..).unwrap_or_default(), reply_to).await
+    })))
+}
+
+/// `ApiVersions` 0-4. A version that is not known is answered in version 0, so that the client learns
+/// which ones are (KIP-511).
+fn api_versions(reply_to: ReplyTo) -> Result<Slices, Refused> {
+    let known = (0..=4).contains(&reply_to.version);
+    let keys = SERVED.iter().map(|served| ApiVersion {
+        api_key: served.api as i16,
+        min_version: served.first,
+        max_version: served.last,
+    });
+    let code = if known { ErrorCode::None } else { ErrorCode::UnsupportedVersion };
+    let response =
+        ApiVersionsResponse { error_code: code.into(), api_keys: keys.collect(), ..ApiVersionsResponse::default() };
+    let version = if known { reply_to.version } else { 0 };
+    Ok(ReplyTo { version, ..reply_to }.with(&response)?)
+}
+
+/// Reads a whole message.
+fn read<'a, M: Message<'a>>(body: &'a [u8], version: i16) -> Result<M, DecodeError> {
+    let mut reader = Reader::new(body);
+    let message = M::read(&mut reader, version)?;
+    reader.finish()?;
+    Ok(message)
+}
+
+#[expect(clippy::too_many_lines, reason = "one arm an API: a table that reads top to bottom")]
+async fn answer(
+    broker: &Rc<Broker>,
+    view: &View,
+    body: &[u8],
+    reply_to: ReplyTo,
+) -> Result<Slices, Refused> {
+    let version = reply_to.version;
+    let host = &**broker;
+    Ok(match reply_to.api {
+        ApiKey::Fetch => {
+            let request: FetchRequest<'_> = read(body, version)?;
+            fetch::fetch(broker, &request, reply_to).await?
+        }
+        ApiKey::ListOffsets => {
+            let request: ListOffsetsRequest<'_> = read(body, version)?;
+            reply_to.with(&offsets::list_offsets(broker, &request).await)?
+        }
+        ApiKey::Metadata => {
+            let request: MetadataRequest<'_> = read(body, version)?;
+            reply_to.with(&metadata::metadata(broker, view, &request, version).await)?
+        }
+        ApiKey::FindCoordinator => {
+            let request: FindCoordinatorRequest<'_> = read(body, version)?;
+            let found = broker.shard.image(|image| {
+                coordinators::find_coordinator(image, view, &request, version)
+            });
+            reply_to.with(&found)?
+        }
+        ApiKey::CreateTopics => {
+            let request: CreateTopicsRequest<'_> = read(body, version)?;
+            reply_to.with(&topics::create_topics(host, view, &request).await)?
+        }
+        ApiKey::DeleteTopics => {
+            let request: DeleteTopicsRequest<'_> = read(body, version)?;
+            reply_to.with(&topics::delete_topics(host, &request, version).await)?
+        }
+        ApiKey::CreatePartitions => {
+            let request: CreatePartitionsRequest<'_> = read(body, version)?;
+            reply_to.with(&topics::create_partitions(host, view, &request).await)?
+        }
+        ApiKey::DeleteRecords => {
+            let request: DeleteRecordsRequest<'_> = read(body, version)?;
+            reply_to.with(&offsets::delete_records(broker, &request).await)?
+        }
+        ApiKey::InitProducerId => {
+            let request: InitProducerIdRequest<'_> = read(body, version)?;
+            let ids = &broker.producer_ids;
+            reply_to.with(&coordinators::init_producer_id(host, ids, &request).await)?
+        }
+        ApiKey::OffsetForLeaderEpoch => {
+            let request: OffsetForLeaderEpochRequest<'_> = read(body, version)?;
+            reply_to.with(&offsets::offset_for_leader_epoch(broker, &request).await)?
+        }
+        ApiKey::DescribeConfigs => {
+            let request: DescribeConfigsRequest<'_> = read(body, version)?;
+            reply_to.with(&configs::describe_configs(host, view, &request))?
+        }
+        ApiKey::AlterConfigs => {
+            let request: AlterConfigsRequest<'_> = read(body, version)?;
+            reply_to.with(&configs::alter_configs(host, view, &request).await)?
+        }
+        ApiKey::IncrementalAlterConfigs => {
+            let request: IncrementalAlterConfigsRequest<'_> = read(body, version)?;
+            reply_to.with(&configs::incremental_alter_configs(host, view, &request).await)?
+        }
+        ApiKey::ListConfigResources => {
+            let request: ListConfigResourcesRequest<'_> = read(body, version)?;
+            let listed = broker.shard.image(|image| {
+                configs::list_config_resources(image, view, &request, version)
+            });
+            reply_to.with(&listed)?
+        }
+        ApiKey::DescribeCluster => {
+            let request: DescribeClusterRequest = read(body, version)?;
+            let told = broker.shard.image(|image| cluster::describe_cluster(image, view, &request, version));
+            reply_to.with(&told)?
+        }
+        ApiKey::DescribeLogDirs => {
+            let request: DescribeLogDirsRequest<'_> = read(body, version)?;
+            let dirs = [disk_use(broker, view).await];
+            let told = broker.shard.image(|image| log_dirs::describe_log_dirs(image, &request, &dirs));
+            reply_to.with(&told)?
+        }
+        ApiKey::DescribeProducers => {
+            let request: DescribeProducersRequest<'_> = read(body, version)?;
+            reply_to.with(&offsets::describe_producers(broker, &request).await)?
+        }
+        ApiKey::DescribeTopicPartitions => {
+            let request: DescribeTopicPartitionsRequest<'_> = read(body, version)?;
+            let told = broker.shard.image(|image| {
+                topic_partitions::describe_topic_partitions(image, view, &request)
+            });
+            reply_to.with(&told.map_err(|refusal| Refused::Protocol(refusal.to_string()))?)?
+        }
+        api => return Err(Refused::NotServed { api_key: api as i16, version }),
+    })
+}
+
+/// The data directory, with the logs of the broker that the listener shows here.
+async fn disk_use(broker: &Rc<Broker>, view: &View) -> LogDir {
+    let cores: Vec<CoreId> = match view.shown_core() {
+        Some(core) => vec![CoreId(core)],
+        None => (0..broker.shard.cores()).filter_map(|core| u16::try_from(core).ok().map(CoreId)).collect(),
+    };
+    let mut sizes = Vec::new();
+    for core in cores {
+        let own = broker.shard.sizes_of(core).await;
+        sizes.extend(own.iter().map(|size| (size.key.topic, size.key.index, size.size_bytes)));
+    }
+    let path = broker.config.data.dir.clone();
+    let space = streambus_shards::disk::space(std::path::Path::new(&path));
+    let (total_bytes, usable_bytes) = space.unwrap_or((0, 0));
+    LogDir { path, total_bytes, usable_bytes, sizes }
+}

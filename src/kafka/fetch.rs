@@ -1,0 +1,241 @@
+//! `Fetch` 4-18.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+use streambus_proto::error_code::ErrorCode;
+use streambus_proto::ids::{Offset, TopicId};
+use streambus_proto::messages::fetch_request::FetchRequest;
+use streambus_proto::messages::fetch_response::{
+    FetchResponse, FetchableTopicResponse, PartitionData,
+};
+use streambus_proto::wire::{Array, Records};
+use streambus_shards::{Buf, now, wall_ms};
+use streambus_storage::PartitionKey;
+
+use super::broker::Broker;
+use super::dispatch::Refused;
+use super::fetch_session::{Plan, SessionRequest, Told, TopicRef, Wanted};
+use super::response::{ReplyTo, Slices};
+use crate::metadata::Image;
+use crate::partition::Isolation;
+use crate::shard::op::{ReadItem, ReadOutcome};
+
+/// The first version that names topics by id.
+const TOPIC_IDS_FROM: i16 = 13;
+
+/// What a request asks for, apart from its partitions.
+struct Asked {
+    wait: Duration,
+    bytes_min: usize,
+    bytes_max: usize,
+    isolation: Isolation,
+}
+
+/// Reads, waits for more where there is too little, and answers.
+pub(super) async fn fetch(
+    broker: &Rc<Broker>,
+    request: &FetchRequest<'_>,
+    reply_to: ReplyTo,
+) -> Result<Slices, Refused> {
+    let limits = broker.limits_config();
+    let number = |value: i32| usize::try_from(value).unwrap_or(0);
+    let wait_ms = u64::try_from(request.max_wait_ms).unwrap_or(0).min(limits.fetch_wait_max_ms);
+    let asked = Asked {
+        wait: Duration::from_millis(wait_ms),
+        bytes_min: number(request.min_bytes),
+        bytes_max: number(request.max_bytes).min(limits.fetch_response_bytes_max),
+        isolation: match request.isolation_level {
+            0 => Isolation::ReadUncommitted,
+            _ => Isolation::ReadCommitted,
+        },
+    };
+    let planned = broker.sessions.borrow_mut().plan(session_request(request, reply_to.version), wall_ms());
+    let plan = match planned {
+        Ok(plan) => plan,
+        Err(code) => {
+            let refused = FetchResponse { error_code: code.into(), ..FetchResponse::default() };
+            return Ok(reply_to.with(&refused)?);
+        }
+    };
+    let outcomes = read_enough(broker, &plan.wanted, &asked).await;
+    answer(broker, &plan, outcomes, asked.isolation, reply_to)
+}
+
+fn session_request(request: &FetchRequest<'_>, version: i16) -> SessionRequest {
+    let by_id = version >= TOPIC_IDS_FROM;
+    let name = |name: &str, id: TopicId| {
+        if by_id { TopicRef::Id(id) } else { TopicRef::Name(name.into()) }
+    };
+    let mut wanted = Vec::new();
+    for topic in &request.topics {
+        let topic_ref = name(&topic.topic, topic.topic_id);
+        wanted.extend(topic.partitions.iter().map(|partition| Wanted {
+            topic: topic_ref.clone(),
+            index: partition.partition,
+            fetch_offset: partition.fetch_offset,
+            bytes_max: partition.partition_max_bytes,
+            current_leader_epoch: partition.current_leader_epoch,
+            last_fetched_epoch: partition.last_fetched_epoch,
+        }));
+    }
+    let mut forgotten = Vec::new();
+    for topic in &request.forgotten_topics_data {
+        let topic_ref = name(&topic.topic, topic.topic_id);
+        forgotten.extend(topic.partitions.iter().map(|index| (topic_ref.clone(), index)));
+    }
+    SessionRequest {
+        session_id: request.session_id,
+        epoch: request.session_epoch,
+        by_id,
+        wanted,
+        forgotten,
+    }
+}
+
+/// Reads until there is enough, something is wrong, or the time is up.
+async fn read_enough(broker: &Rc<Broker>, wanted: &[Wanted], asked: &Asked) -> Vec<ReadOutcome> {
+    let deadline = now() + asked.wait;
+    loop {
+        let (keys, items) = resolve(broker, wanted, asked.isolation);
+        let room = broker.limits_config().fetch_bytes_per_core_max.saturating_sub(broker.fetch_bytes.get());
+        let read = broker.shard.read_anywhere(items, asked.bytes_max.min(room)).await;
+        let mut read = read.into_iter();
+        let outcomes: Vec<ReadOutcome> = keys
+            .iter()
+            .map(|key| match key {
+                Ok(_) => read.next().unwrap_or_default(),
+                Err(code) => ReadOutcome::failed(*code),
+            })
+            .collect();
+        let bytes: usize = outcomes.iter().map(ReadOutcome::bytes).sum();
+        let failed = outcomes.iter().any(|outcome| outcome.error != ErrorCode::None);
+        let left = deadline.since(now());
+        let full = broker.parked.get() >= broker.limits_config().parked_fetches_max;
+        if bytes >= asked.bytes_min || failed || wanted.is_empty() || left.is_zero() || full {
+            return outcomes;
+        }
+        let seen = keys
+            .into_iter()
+            .zip(&outcomes)
+            .filter_map(|(key, outcome)| Some((key.ok()?, Offset(outcome.high_watermark))))
+            .collect();
+        // What was read is dropped: a parked fetch holds no records.
+        drop(outcomes);
+        let _parked = Parked::new(&broker.parked);
+        broker.shard.await_records_anywhere(seen, left).await;
+        if broker.draining.get() {
+            return wanted.iter().map(|_| ReadOutcome::failed(ErrorCode::NotLeaderOrFollower)).collect();
+        }
+    }
+}
+
+/// Counts a parked fetch for as long as it lives.
+struct Parked<'a>(&'a Cell<usize>);
+
+impl<'a> Parked<'a> {
+    fn new(count: &'a Cell<usize>) -> Parked<'a> {
+        count.set(count.get() + 1);
+        Parked(count)
+    }
+}
+
+impl Drop for Parked<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+type Keys = Vec<Result<PartitionKey, ErrorCode>>;
+
+/// The partitions that the client means, and the reads of those that there are.
+fn resolve(broker: &Broker, wanted: &[Wanted], isolation: Isolation) -> (Keys, Vec<ReadItem>) {
+    broker.shard.image(|image| {
+        let keys: Keys = wanted.iter().map(|wanted| key_of(image, wanted)).collect();
+        let items = keys.iter().zip(wanted).filter_map(|(key, wanted)| {
+            Some(ReadItem {
+                key: *key.as_ref().ok()?,
+                from: wanted.fetch_offset,
+                bytes_max: usize::try_from(wanted.bytes_max).unwrap_or(0),
+                whole_first: true,
+                isolation,
+                current_leader_epoch: wanted.current_leader_epoch,
+            })
+        });
+        let items = items.collect();
+        (keys, items)
+    })
+}
+
+fn key_of(image: &Image, wanted: &Wanted) -> Result<PartitionKey, ErrorCode> {
+    let (topic, unknown) = match &wanted.topic {
+        TopicRef::Name(name) => (image.topic(name), ErrorCode::UnknownTopicOrPartition),
+        TopicRef::Id(id) => (image.topic_by_id(*id), ErrorCode::UnknownTopicId),
+    };
+    let topic = topic.ok_or(unknown)?;
+    match topic.partition(wanted.index) {
+        Some(_) => Ok(PartitionKey { topic: topic.id, index: wanted.index }),
+        None => Err(ErrorCode::UnknownTopicOrPartition),
+    }
+}
+
+/// The response, with the records in between.
+fn answer(
+    broker: &Rc<Broker>,
+    plan: &Plan,
+    outcomes: Vec<ReadOutcome>,
+    isolation: Isolation,
+    reply_to: ReplyTo,
+) -> Result<Slices, Refused> {
+    let mut topics: Vec<(&TopicRef, Vec<PartitionData<'static>>, Vec<Vec<Buf>>)> = Vec::new();
+    let mut places: FxHashMap<&TopicRef, usize> = FxHashMap::default();
+    let mut sessions = broker.sessions.borrow_mut();
+    for (wanted, outcome) in plan.wanted.iter().zip(outcomes) {
+        let bytes = outcome.bytes();
+        let told = Told {
+            high_watermark: outcome.high_watermark,
+            log_start: outcome.log_start,
+            failed: outcome.error != ErrorCode::None,
+        };
+        if !sessions.changed(plan, wanted, told, bytes > 0) {
+            continue;
+        }
+        let place = *places.entry(&wanted.topic).or_insert_with(|| {
+            topics.push((&wanted.topic, Vec::new(), Vec::new()));
+            topics.len() - 1
+        });
+        topics[place].1.push(PartitionData {
+            partition_index: wanted.index,
+            error_code: outcome.error.into(),
+            high_watermark: outcome.high_watermark,
+            last_stable_offset: outcome.last_stable_offset,
+            log_start_offset: outcome.log_start,
+            aborted_transactions: (isolation == Isolation::ReadCommitted).then(Array::default),
+            records: Records::Splice(bytes),
+            ..PartitionData::default()
+        });
+        if bytes > 0 {
+            topics[place].2.push(outcome.records);
+        }
+    }
+    let mut records = Vec::new();
+    let mut responses = Vec::with_capacity(topics.len());
+    for (topic, partitions, bytes) in topics {
+        records.extend(bytes);
+        let mut response =
+            FetchableTopicResponse { partitions: partitions.into(), ..FetchableTopicResponse::default() };
+        match topic {
+            TopicRef::Name(name) => response.topic = name.to_string().into(),
+            TopicRef::Id(id) => response.topic_id = *id,
+        }
+        responses.push(response);
+    }
+    let response = FetchResponse {
+        session_id: plan.session_id,
+        responses: responses.into(),
+        ..FetchResponse::default()
+    };
+    Ok(reply_to.with_records(&response, records)?)
+}

@@ -1,0 +1,161 @@
+//! `Metadata` 0-13: which topics there are and which broker leads what; and topics made because a
+//! client named them.
+
+use std::rc::Rc;
+
+use streambus_proto::error_code::ErrorCode;
+use streambus_proto::ids::TopicId;
+use streambus_proto::messages::metadata_request::MetadataRequest;
+use streambus_proto::messages::metadata_response::{
+    MetadataResponse, MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
+};
+
+use super::admin::draw_topic_id;
+use super::broker::Broker;
+use super::listener::View;
+use crate::metadata::routing::Routing;
+use crate::metadata::{Command, Image, Layout, Submit, Topic, topic_name};
+
+/// The first version whose empty list means no topics; before, it means all.
+const EMPTY_MEANS_NONE_FROM: i16 = 1;
+/// The first version that can forbid that a topic is made.
+const MAY_FORBID_CREATION_FROM: i16 = 4;
+/// The first version that can leave a topic's name out.
+const NAME_MAY_BE_NULL_FROM: i16 = 12;
+
+/// A topic that a request names.
+enum Asked {
+    Name(String),
+    Id(TopicId),
+}
+
+pub(super) async fn metadata(
+    broker: &Rc<Broker>,
+    view: &View,
+    request: &MetadataRequest<'_>,
+    version: i16,
+) -> MetadataResponse<'static> {
+    let asked: Option<Vec<Asked>> = request.topics.as_ref().map(|topics| {
+        let asked = topics.iter().map(|topic| match topic.name {
+            Some(name) if topic.topic_id == TopicId::ZERO => Asked::Name(name.into_owned()),
+            _ => Asked::Id(topic.topic_id),
+        });
+        asked.collect()
+    });
+    let asked = asked.filter(|asked| !asked.is_empty() || version >= EMPTY_MEANS_NONE_FROM);
+    let may_create = version < MAY_FORBID_CREATION_FROM || request.allow_auto_topic_creation;
+    let topics = match asked {
+        None => broker.shard.image(|image| image.topics().map(|topic| told(topic, view)).collect()),
+        Some(asked) => {
+            let mut topics = Vec::with_capacity(asked.len());
+            for asked in asked {
+                topics.push(one(broker, view, asked, may_create, version).await);
+            }
+            topics
+        }
+    };
+    broker.shard.image(|image| MetadataResponse {
+        brokers: brokers(view),
+        cluster_id: Some(image.cluster_id().to_owned().into()),
+        controller_id: view.controller().0,
+        topics: topics.into(),
+        ..MetadataResponse::default()
+    })
+}
+
+fn brokers(view: &View) -> streambus_proto::wire::Array<'static, MetadataResponseBroker<'static>> {
+    let brokers = view.brokers().into_iter().map(|broker| MetadataResponseBroker {
+        node_id: broker.id.0,
+        host: broker.host.into(),
+        port: i32::from(broker.port),
+        rack: broker.rack.map(Into::into),
+    });
+    brokers.collect()
+}
+
+async fn one(
+    broker: &Rc<Broker>,
+    view: &View,
+    asked: Asked,
+    may_create: bool,
+    version: i16,
+) -> MetadataResponseTopic<'static> {
+    let name = match asked {
+        Asked::Id(id) => {
+            let found = broker.shard.image(|image| image.topic_by_id(id).map(|t| told(t, view)));
+            return found.unwrap_or_else(|| MetadataResponseTopic {
+                error_code: ErrorCode::UnknownTopicId.into(),
+                topic_id: id,
+                name: (version < NAME_MAY_BE_NULL_FROM).then(|| "".into()),
+                ..MetadataResponseTopic::default()
+            });
+        }
+        Asked::Name(name) => name,
+    };
+    let find = |image: &Image| image.topic(&name).map(|topic| told(topic, view));
+    if let Some(found) = broker.shard.image(find) {
+        return found;
+    }
+    let code = if may_create { create(broker, &name).await } else { missing(&name) };
+    match broker.shard.image(find) {
+        Some(made) => made,
+        None => MetadataResponseTopic {
+            error_code: code.into(),
+            name: Some(name.into()),
+            ..MetadataResponseTopic::default()
+        },
+    }
+}
+
+fn missing(name: &str) -> ErrorCode {
+    match topic_name::check(name) {
+        Ok(()) => ErrorCode::UnknownTopicOrPartition,
+        Err(_) => ErrorCode::InvalidTopicException,
+    }
+}
+
+/// Makes a topic with the defaults, if the settings allow it. Returns what to tell if it is not
+/// there afterwards.
+async fn create(broker: &Rc<Broker>, name: &str) -> ErrorCode {
+    let settings = broker.shard.image(|image| Rc::clone(image.broker()));
+    if topic_name::check(name).is_err() || !settings.auto_create_topics_enable {
+        return missing(name);
+    }
+    let command = Command::CreateTopic {
+        name: name.to_owned(),
+        id: draw_topic_id(&**broker),
+        layout: Layout::Auto { partitions: -1, replication_factor: -1 },
+        configs: Vec::new(),
+    };
+    match broker.submit(command).await {
+        Ok(_) => ErrorCode::None,
+        // Somebody was faster; the look after this finds it.
+        Err(refusal) if refusal.code == ErrorCode::TopicAlreadyExists => ErrorCode::None,
+        Err(refusal) => {
+            tracing::debug!(topic = name, %refusal, "a topic was not made automatically");
+            refusal.code
+        }
+    }
+}
+
+/// A topic as the listener's clients see it.
+fn told(topic: &Rc<Topic>, view: &View) -> MetadataResponseTopic<'static> {
+    let partitions = (0_i32..).zip(&topic.partitions).map(|(partition_index, place)| {
+        let replicas: Vec<i32> = view.replicas_of(place).iter().map(|broker| broker.0).collect();
+        MetadataResponsePartition {
+            partition_index,
+            leader_id: view.leader_of(place).0,
+            leader_epoch: place.leader_epoch.0,
+            replica_nodes: replicas.clone().into(),
+            isr_nodes: replicas.into(),
+            ..MetadataResponsePartition::default()
+        }
+    });
+    MetadataResponseTopic {
+        name: Some(topic.name.to_string().into()),
+        topic_id: topic.id,
+        is_internal: topic.is_internal(),
+        partitions: partitions.collect(),
+        ..MetadataResponseTopic::default()
+    }
+}

@@ -1,0 +1,213 @@
+//! `ListOffsets` 1-11, `OffsetForLeaderEpoch` 2-4, `DeleteRecords` 0-2, `DescribeProducers` 0: questions
+//! and orders about offsets, partition by partition.
+
+use std::rc::Rc;
+
+use streambus_proto::error_code::ErrorCode;
+use streambus_proto::messages::delete_records_request::DeleteRecordsRequest;
+use streambus_proto::messages::delete_records_response::{
+    DeleteRecordsPartitionResult, DeleteRecordsResponse, DeleteRecordsTopicResult,
+};
+use streambus_proto::messages::describe_producers_request::DescribeProducersRequest;
+use streambus_proto::messages::describe_producers_response::{
+    DescribeProducersResponse, PartitionResponse, ProducerState, TopicResponse,
+};
+use streambus_proto::messages::list_offsets_request::ListOffsetsRequest;
+use streambus_proto::messages::list_offsets_response::{
+    ListOffsetsPartitionResponse, ListOffsetsResponse, ListOffsetsTopicResponse,
+};
+use streambus_proto::messages::offset_for_leader_epoch_request::OffsetForLeaderEpochRequest;
+use streambus_proto::messages::offset_for_leader_epoch_response::{
+    EpochEndOffset, OffsetForLeaderEpochResponse, OffsetForLeaderTopicResult,
+};
+use streambus_storage::PartitionKey;
+
+use super::broker::Broker;
+use crate::partition::Isolation;
+use crate::shard::op::{EpochItem, OffsetItem};
+
+/// The partitions of a request, topic by topic: those that exist become items, the others errors.
+struct Asked<T> {
+    topics: Vec<(String, Vec<(i32, Result<usize, ErrorCode>)>)>,
+    items: Vec<T>,
+}
+
+impl<T> Asked<T> {
+    fn new() -> Asked<T> {
+        Asked { topics: Vec::new(), items: Vec::new() }
+    }
+
+    fn topic(&mut self, broker: &Broker, name: &str, partitions: impl Iterator<Item = (i32, T)>, item: impl Fn(PartitionKey, T) -> T) {
+        let known = broker.shard.image(|image| {
+            image.topic(name).map(|topic| (topic.id, topic.partition_count()))
+        });
+        let places = partitions.map(|(index, asked)| match known {
+            Some((topic, count)) if (0..count).contains(&index) => {
+                self.items.push(item(PartitionKey { topic, index }, asked));
+                (index, Ok(self.items.len() - 1))
+            }
+            _ => (index, Err(ErrorCode::UnknownTopicOrPartition)),
+        });
+        let places = places.collect();
+        self.topics.push((name.to_owned(), places));
+    }
+
+    /// Builds the answer: `partition` turns each place and what was found for it into an entry.
+    fn answer<F: Clone, P, R>(
+        topics: Vec<(String, Vec<(i32, Result<usize, ErrorCode>)>)>,
+        found: &[Result<F, ErrorCode>],
+        partition: impl Fn(i32, Result<F, ErrorCode>) -> P,
+        topic: impl Fn(String, Vec<P>) -> R,
+    ) -> Vec<R> {
+        topics
+            .into_iter()
+            .map(|(name, places)| {
+                let partitions = places.into_iter().map(|(index, place)| {
+                    partition(index, place.and_then(|place| found[place].clone()))
+                });
+                let partitions = partitions.collect();
+                topic(name, partitions)
+            })
+            .collect()
+    }
+}
+
+const NOWHERE: PartitionKey = PartitionKey { topic: streambus_proto::ids::TopicId::ZERO, index: -1 };
+
+pub(super) async fn list_offsets(broker: &Rc<Broker>, request: &ListOffsetsRequest<'_>) -> ListOffsetsResponse<'static> {
+    let isolation = match request.isolation_level {
+        0 => Isolation::ReadUncommitted,
+        _ => Isolation::ReadCommitted,
+    };
+    let mut asked = Asked::new();
+    for topic in &request.topics {
+        let partitions = topic.partitions.iter().map(|partition| {
+            let item = OffsetItem {
+                key: NOWHERE,
+                timestamp: partition.timestamp,
+                isolation,
+                current_leader_epoch: partition.current_leader_epoch,
+            };
+            (partition.partition_index, item)
+        });
+        asked.topic(broker, &topic.name, partitions, |key, item| OffsetItem { key, ..item });
+    }
+    let found = broker.shard.offsets_anywhere(asked.items).await;
+    let topics = Asked::<OffsetItem>::answer(
+        asked.topics,
+        &found,
+        |partition_index, found| match found {
+            Ok(found) => ListOffsetsPartitionResponse {
+                partition_index,
+                timestamp: found.timestamp,
+                offset: found.offset,
+                leader_epoch: found.leader_epoch,
+                ..ListOffsetsPartitionResponse::default()
+            },
+            Err(code) => ListOffsetsPartitionResponse {
+                partition_index,
+                error_code: code.into(),
+                ..ListOffsetsPartitionResponse::default()
+            },
+        },
+        |name, partitions| ListOffsetsTopicResponse { name: name.into(), partitions: partitions.into() },
+    );
+    ListOffsetsResponse { topics: topics.into(), ..ListOffsetsResponse::default() }
+}
+
+pub(super) async fn offset_for_leader_epoch(
+    broker: &Rc<Broker>,
+    request: &OffsetForLeaderEpochRequest<'_>,
+) -> OffsetForLeaderEpochResponse<'static> {
+    let mut asked = Asked::new();
+    for topic in &request.topics {
+        let partitions = topic.partitions.iter().map(|partition| {
+            let item = EpochItem {
+                key: NOWHERE,
+                leader_epoch: partition.leader_epoch,
+                current_leader_epoch: partition.current_leader_epoch,
+            };
+            (partition.partition, item)
+        });
+        asked.topic(broker, &topic.topic, partitions, |key, item| EpochItem { key, ..item });
+    }
+    let found = broker.shard.epoch_ends_anywhere(asked.items).await;
+    let topics = Asked::<EpochItem>::answer(
+        asked.topics,
+        &found,
+        |partition, found| match found {
+            Ok((leader_epoch, end_offset)) => EpochEndOffset {
+                partition,
+                leader_epoch: leader_epoch.0,
+                end_offset: end_offset.0,
+                ..EpochEndOffset::default()
+            },
+            Err(code) => {
+                EpochEndOffset { partition, error_code: code.into(), ..EpochEndOffset::default() }
+            }
+        },
+        |topic, partitions| OffsetForLeaderTopicResult { topic: topic.into(), partitions: partitions.into() },
+    );
+    OffsetForLeaderEpochResponse { topics: topics.into(), ..OffsetForLeaderEpochResponse::default() }
+}
+
+pub(super) async fn delete_records(
+    broker: &Rc<Broker>,
+    request: &DeleteRecordsRequest<'_>,
+) -> DeleteRecordsResponse<'static> {
+    let mut asked = Asked::new();
+    for topic in &request.topics {
+        let partitions = topic
+            .partitions
+            .iter()
+            .map(|partition| (partition.partition_index, (NOWHERE, partition.offset)));
+        asked.topic(broker, &topic.name, partitions, |key, (_, to)| (key, to));
+    }
+    let moved = broker.shard.delete_records_anywhere(asked.items).await;
+    let topics = Asked::<(PartitionKey, i64)>::answer(
+        asked.topics,
+        &moved,
+        |partition_index, moved| DeleteRecordsPartitionResult {
+            partition_index,
+            low_watermark: moved.map_or(-1, |log_start| log_start.0),
+            error_code: moved.err().unwrap_or(ErrorCode::None).into(),
+        },
+        |name, partitions| DeleteRecordsTopicResult { name: name.into(), partitions: partitions.into() },
+    );
+    DeleteRecordsResponse { topics: topics.into(), ..DeleteRecordsResponse::default() }
+}
+
+pub(super) async fn describe_producers(
+    broker: &Rc<Broker>,
+    request: &DescribeProducersRequest<'_>,
+) -> DescribeProducersResponse<'static> {
+    let mut asked = Asked::new();
+    for topic in &request.topics {
+        let partitions = topic.partition_indexes.iter().map(|index| (index, NOWHERE));
+        asked.topic(broker, &topic.name, partitions, |key, _| key);
+    }
+    let views = broker.shard.producers_anywhere(asked.items).await;
+    let topics = Asked::<PartitionKey>::answer(
+        asked.topics,
+        &views,
+        |partition_index, views| PartitionResponse {
+            partition_index,
+            error_code: views.as_ref().err().copied().unwrap_or(ErrorCode::None).into(),
+            active_producers: views
+                .unwrap_or_default()
+                .into_iter()
+                .map(|view| ProducerState {
+                    producer_id: view.producer_id.0,
+                    producer_epoch: i32::from(view.producer_epoch.0),
+                    last_sequence: view.last_sequence,
+                    last_timestamp: view.last_timestamp_ms,
+                    coordinator_epoch: -1,
+                    ..ProducerState::default()
+                })
+                .collect(),
+            ..PartitionResponse::default()
+        },
+        |name, partitions| TopicResponse { name: name.into(), partitions: partitions.into() },
+    );
+    DescribeProducersResponse { topics: topics.into(), ..DescribeProducersResponse::default() }
+}

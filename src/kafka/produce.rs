@@ -1,0 +1,152 @@
+//! `Produce` 3-13.
+
+use std::rc::Rc;
+
+use rustc_hash::FxHashMap;
+use streambus_proto::error_code::ErrorCode;
+use streambus_proto::ids::TopicId;
+use streambus_proto::messages::produce_request::{ProduceRequest, TopicProduceData};
+use streambus_proto::messages::produce_response::{
+    PartitionProduceResponse, ProduceResponse, TopicProduceResponse,
+};
+use streambus_shards::Buf;
+use streambus_storage::PartitionKey;
+
+use super::broker::Broker;
+use super::dispatch::{Answer, Refused};
+use super::response::ReplyTo;
+use crate::metadata::Image;
+use crate::shard::op::{AppendItem, AppendOutcome, AppendRefusal};
+
+/// A partition of a request: what to answer, or which item of the append will tell.
+enum Place {
+    Refused(ErrorCode),
+    Item(usize),
+}
+
+struct TopicPlaces {
+    name: String,
+    id: TopicId,
+    partitions: Vec<(i32, Place)>,
+}
+
+/// Appends what the request carries, in order, and answers when it is committed.
+pub(super) async fn produce(
+    broker: &Rc<Broker>,
+    frame: &Buf,
+    request: &ProduceRequest<'_>,
+    reply_to: ReplyTo,
+) -> Result<Answer, Refused> {
+    let acks = request.acks;
+    let mut items = Vec::new();
+    let topics = places(broker, frame, request, &mut items);
+    let committed = broker.shard.append_anywhere(items).await;
+    if acks == 0 {
+        // Nobody waits for the answer, but the batches are committed all the same.
+        return Ok(Answer::Nothing);
+    }
+    Ok(Answer::Later(Box::pin(async move {
+        let outcomes = committed.await;
+        Ok(reply_to.with(&response(topics, &outcomes))?)
+    })))
+}
+
+/// Sorts out which partitions can be appended to; their batches become `items`.
+fn places(
+    broker: &Broker,
+    frame: &Buf,
+    request: &ProduceRequest<'_>,
+    items: &mut Vec<AppendItem>,
+) -> Vec<TopicPlaces> {
+    let valid_acks = matches!(request.acks, -1..=1);
+    broker.shard.image(|image| {
+        let mut topics = Vec::with_capacity(request.topic_data.len());
+        // Kafka takes a partition once a request; a second batch for it would break its order.
+        let mut seen: FxHashMap<PartitionKey, ()> = FxHashMap::default();
+        for data in &request.topic_data {
+            let found = find(image, &data);
+            let mut partitions = Vec::with_capacity(data.partition_data.len());
+            for partition in &data.partition_data {
+                let place = match (found, partition.records.bytes()) {
+                    _ if !valid_acks => Place::Refused(ErrorCode::InvalidRequiredAcks),
+                    (Err(code), _) => Place::Refused(code),
+                    (Ok((_, count)), _) if !(0..count).contains(&partition.index) => {
+                        Place::Refused(ErrorCode::UnknownTopicOrPartition)
+                    }
+                    (Ok(_), None) => Place::Refused(ErrorCode::InvalidRecord),
+                    (Ok((topic, _)), Some(records)) => {
+                        let key = PartitionKey { topic, index: partition.index };
+                        if seen.insert(key, ()).is_some() {
+                            Place::Refused(ErrorCode::InvalidRequest)
+                        } else {
+                            let records = within(frame, records);
+                            items.push(AppendItem { key, records, acks_all: request.acks == -1 });
+                            Place::Item(items.len() - 1)
+                        }
+                    }
+                };
+                partitions.push((partition.index, place));
+            }
+            topics.push(TopicPlaces { name: data.name.into_owned(), id: data.topic_id, partitions });
+        }
+        topics
+    })
+}
+
+/// The topic's id and its number of partitions.
+fn find(image: &Image, data: &TopicProduceData<'_>) -> Result<(TopicId, i32), ErrorCode> {
+    let by_id = data.topic_id != TopicId::ZERO;
+    let topic = if by_id { image.topic_by_id(data.topic_id) } else { image.topic(&data.name) };
+    match topic {
+        Some(topic) => Ok((topic.id, topic.partition_count())),
+        None if by_id => Err(ErrorCode::UnknownTopicId),
+        None => Err(ErrorCode::UnknownTopicOrPartition),
+    }
+}
+
+/// The part of the frame that `part`, borrowed from it, is.
+fn within(frame: &Buf, part: &[u8]) -> Buf {
+    let start = part.as_ptr() as usize - frame.as_ptr() as usize;
+    frame.slice(start..start + part.len())
+}
+
+fn response(topics: Vec<TopicPlaces>, outcomes: &[AppendOutcome]) -> ProduceResponse<'static> {
+    let topic = |topic: TopicPlaces| TopicProduceResponse {
+        name: topic.name.into(),
+        topic_id: topic.id,
+        partition_responses: topic
+            .partitions
+            .into_iter()
+            .map(|(index, place)| match place {
+                Place::Refused(code) => refused(index, &AppendRefusal::from(code)),
+                Place::Item(item) => match &outcomes[item] {
+                    Ok(appended) => PartitionProduceResponse {
+                        index,
+                        base_offset: appended.base_offset.0,
+                        log_append_time_ms: appended.log_append_time_ms,
+                        log_start_offset: appended.log_start.0,
+                        ..PartitionProduceResponse::default()
+                    },
+                    Err(refusal) => refused(index, refusal),
+                },
+            })
+            .collect(),
+    };
+    ProduceResponse {
+        responses: topics.into_iter().map(topic).collect(),
+        ..ProduceResponse::default()
+    }
+}
+
+fn refused(index: i32, refusal: &AppendRefusal) -> PartitionProduceResponse<'static> {
+    let message = (!refusal.message.is_empty()).then(|| refusal.message.clone().into());
+    PartitionProduceResponse {
+        index,
+        error_code: refusal.code.into(),
+        base_offset: -1,
+        log_append_time_ms: -1,
+        log_start_offset: -1,
+        error_message: message,
+        ..PartitionProduceResponse::default()
+    }
+}

@@ -1,0 +1,65 @@
+//! Responses on their way out: a few bytes of our own and slices of storage between them.
+
+use streambus_proto::api::ApiKey;
+use streambus_proto::frame;
+use streambus_proto::messages::Message;
+use streambus_proto::wire::{EncodeError, Writer};
+use streambus_shards::Buf;
+
+/// Which request is answered.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ReplyTo {
+    pub(super) api: ApiKey,
+    pub(super) version: i16,
+    pub(super) correlation_id: i32,
+}
+
+/// A response as it goes to the socket: a whole frame in slices.
+pub(super) type Slices = Vec<Buf>;
+
+/// Why a response could not be written. A bug or a limit of the protocol, never the client's doing.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ResponseError {
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    #[error("the response is longer than a frame can be")]
+    TooLong,
+}
+
+impl ReplyTo {
+    /// A response without record bytes.
+    pub(super) fn with<'a>(self, message: &impl Message<'a>) -> Result<Slices, ResponseError> {
+        self.with_records(message, Vec::new())
+    }
+
+    /// A response with record bytes: `records` holds the slices of each splice that the message has, in
+    /// order.
+    pub(super) fn with_records<'a>(
+        self,
+        message: &impl Message<'a>,
+        records: Vec<Vec<Buf>>,
+    ) -> Result<Slices, ResponseError> {
+        let mut writer = Writer::new();
+        frame::response_header(&mut writer, self.api, self.version, self.correlation_id);
+        message.write(&mut writer, self.version)?;
+        let (bytes, splices) = frame::finish(writer).ok_or(ResponseError::TooLong)?;
+        let ours = Buf::from(bytes);
+        if splices.is_empty() {
+            return Ok(vec![ours]);
+        }
+        assert_eq!(splices.len(), records.len(), "each splice has its records");
+        let mut slices = Vec::with_capacity(2 * splices.len() + 1);
+        let mut written = 0;
+        for (splice, records) in splices.iter().zip(records) {
+            let bytes: usize = records.iter().map(|slice| slice.len()).sum();
+            assert_eq!(bytes, splice.len, "as many bytes as were announced");
+            slices.push(ours.slice(written..splice.position));
+            slices.extend(records);
+            written = splice.position;
+        }
+        if written < ours.len() {
+            slices.push(ours.slice(written..ours.len()));
+        }
+        Ok(slices)
+    }
+}

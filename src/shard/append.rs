@@ -1,0 +1,223 @@
+//! Appending: from a produced batch to a committed one.
+//!
+//! Two steps. [`Shard::begin_append`] judges the batch and hands it to the lane at once, so that the
+//! batches of a connection keep their order; [`Shard::committed`] waits for the sync that covers
+//! them, which many requests share.
+
+use std::rc::Rc;
+
+use streambus_proto::error_code::ErrorCode;
+use streambus_proto::ids::Offset;
+use streambus_proto::records::{self, BatchView};
+use streambus_shards::{Buf, wall_ms};
+use streambus_storage::{AppendError, Lane, PartitionKey};
+
+use super::op::{AppendItem, AppendOutcome, AppendRefusal, Appended};
+use super::{Led, Shard};
+use crate::error;
+use crate::config::TimestampType;
+use crate::metadata::topic_config::TopicSettings;
+use crate::partition::producers::Sequenced;
+use crate::partition::{Admission, BatchFacts};
+
+/// A batch on its way.
+#[derive(Debug)]
+pub enum Pending {
+    /// Refused, or committed already.
+    Settled(AppendOutcome),
+    /// In the log; the answer holds once the high watermark has reached `end`.
+    Committing {
+        /// The partition.
+        key: PartitionKey,
+        /// The offset after the batch.
+        end: Offset,
+        /// The answer to give then.
+        appended: Appended,
+    },
+}
+
+impl Pending {
+    fn refused(code: ErrorCode, message: String) -> Pending {
+        Pending::Settled(Err(AppendRefusal { code, message }))
+    }
+}
+
+impl Shard {
+    /// Judges one batch and puts it into the lane's log. Waits only while the lane is full, and
+    /// then in turn with the others, so that no batch overtakes an earlier one.
+    pub async fn begin_append(&self, item: &AppendItem) -> Pending {
+        loop {
+            match self.try_append(item) {
+                Ok(pending) => return pending,
+                Err(lane) => lane.writable().await,
+            }
+        }
+    }
+
+    /// One attempt; the lane comes back if it is full.
+    fn try_append(&self, item: &AppendItem) -> Result<Pending, Rc<Lane>> {
+        let mut partitions = self.partitions.borrow_mut();
+        let Some(led) = partitions.get_mut(&item.key) else {
+            return Ok(Pending::refused(ErrorCode::NotLeaderOrFollower, String::new()));
+        };
+        if item.acks_all && led.settings.min_insync_replicas > 1 {
+            // One node is the whole in-sync set.
+            return Ok(Pending::refused(ErrorCode::NotEnoughReplicas, String::new()));
+        }
+        let now_ms = wall_ms();
+        let facts = match inspect(&item.records, &led.settings, now_ms) {
+            Ok(facts) => facts,
+            Err(refusal) => return Ok(Pending::Settled(Err(refusal))),
+        };
+        let bytes_max = led.settings.max_message_bytes;
+        let pending = match led.partition.admit(&facts, bytes_max) {
+            Admission::Append { base_offset } => {
+                return write(led, item, &facts, base_offset, now_ms);
+            }
+            Admission::Duplicate { base_offset, end_offset } => Pending::Committing {
+                key: item.key,
+                end: end_offset,
+                appended: Appended {
+                    base_offset,
+                    log_append_time_ms: -1,
+                    log_start: led.partition.log_start(),
+                },
+            },
+            Admission::TooLarge => Pending::refused(
+                ErrorCode::MessageTooLarge,
+                format!(
+                    "a batch of {} bytes is above max.message.bytes={bytes_max} of the topic; send smaller batches or raise it",
+                    facts.size_bytes
+                ),
+            ),
+            Admission::OutOfOrderSequence { expected } => Pending::refused(
+                ErrorCode::OutOfOrderSequenceNumber,
+                format!("the next sequence of this producer is {expected}"),
+            ),
+            Admission::FencedProducer => {
+                Pending::refused(ErrorCode::InvalidProducerEpoch, String::new())
+            }
+        };
+        Ok(pending)
+    }
+
+    /// Waits until each of the batches is committed, or can't be any more.
+    pub async fn committed(&self, pending: Vec<Pending>) -> Vec<AppendOutcome> {
+        let mut outcomes = Vec::with_capacity(pending.len());
+        for one in pending {
+            outcomes.push(match one {
+                Pending::Settled(outcome) => outcome,
+                Pending::Committing { key, end, appended } => {
+                    self.reached(key, end).await.map(|()| appended).map_err(AppendRefusal::from)
+                }
+            });
+        }
+        outcomes
+    }
+
+    /// Waits for a partition's high watermark to reach `end`.
+    async fn reached(&self, key: PartitionKey, end: Offset) -> Result<(), ErrorCode> {
+        loop {
+            let committed = self.commits.notified();
+            match self.partitions.borrow().get(&key) {
+                Some(led) if led.partition.high_watermark() >= end => return Ok(()),
+                Some(_) if self.has_failed() => return Err(ErrorCode::KafkaStorageError),
+                Some(_) => {}
+                // Deleted meanwhile.
+                None => return Err(ErrorCode::UnknownTopicOrPartition),
+            }
+            committed.await;
+        }
+    }
+}
+
+/// Stamps what the topic asks for and appends.
+fn write(
+    led: &mut Led,
+    item: &AppendItem,
+    facts: &BatchFacts,
+    base_offset: Offset,
+    now_ms: i64,
+) -> Result<Pending, Rc<Lane>> {
+    let stamps_time = led.settings.message_timestamp_type == TimestampType::LogAppendTime;
+    let restamped;
+    let records: &[u8] = if stamps_time {
+        let mut copy = item.records.to_vec();
+        records::set_log_append_time(&mut copy, now_ms);
+        restamped = copy;
+        &restamped
+    } else {
+        &item.records
+    };
+    let leader_epoch = led.partition.leader_epoch();
+    match led.lane.append(item.key, base_offset, leader_epoch, records) {
+        Ok(_) => {}
+        Err(AppendError::Full) => return Err(Rc::clone(&led.lane)),
+        Err(other) => {
+            return Ok(Pending::refused(error::of_append(&other), other.to_string()));
+        }
+    }
+    led.partition.appended(facts, base_offset, now_ms);
+    Ok(Pending::Committing {
+        key: item.key,
+        end: led.partition.log_end(),
+        appended: Appended {
+            base_offset,
+            log_append_time_ms: if stamps_time { now_ms } else { -1 },
+            log_start: led.partition.log_start(),
+        },
+    })
+}
+
+/// Checks everything about a batch that needs no state.
+fn inspect(
+    bytes: &Buf,
+    settings: &TopicSettings,
+    now_ms: i64,
+) -> Result<BatchFacts, AppendRefusal> {
+    let batch = BatchView::produced(bytes).map_err(|refused| AppendRefusal {
+        code: error::of_batch(&refused),
+        message: refused.to_string(),
+    })?;
+    if settings.message_timestamp_type == TimestampType::CreateTime {
+        check_timestamp(&batch, settings, now_ms)?;
+    }
+    let record_count = batch.record_count();
+    let sequenced = batch.producer_id().map(|producer_id| Sequenced {
+        producer_id,
+        producer_epoch: batch.producer_epoch(),
+        base_sequence: batch.base_sequence(),
+        record_count,
+        max_timestamp_ms: batch.max_timestamp(),
+    });
+    Ok(BatchFacts { size_bytes: bytes.len(), record_count, sequenced })
+}
+
+/// `message.timestamp.before.max.ms` and `message.timestamp.after.max.ms` (KIP-937).
+fn check_timestamp(
+    batch: &BatchView<'_>,
+    settings: &TopicSettings,
+    now_ms: i64,
+) -> Result<(), AppendRefusal> {
+    let newest = batch.max_timestamp();
+    let oldest = batch.base_timestamp();
+    let after_max = settings.message_timestamp_after_max_ms;
+    let before_max = settings.message_timestamp_before_max_ms;
+    if newest.saturating_sub(now_ms) > after_max {
+        return Err(AppendRefusal {
+            code: ErrorCode::InvalidTimestamp,
+            message: format!(
+                "timestamp {newest} is more than message.timestamp.after.max.ms={after_max} after the broker's {now_ms}"
+            ),
+        });
+    }
+    if oldest >= 0 && now_ms.saturating_sub(oldest) > before_max {
+        return Err(AppendRefusal {
+            code: ErrorCode::InvalidTimestamp,
+            message: format!(
+                "timestamp {oldest} is more than message.timestamp.before.max.ms={before_max} before the broker's {now_ms}"
+            ),
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,364 @@
+//! What one core owns: its lanes, the partitions in them, and its copy of the metadata image.
+//!
+//! Everything here runs on that core. State is borrowed for the length of a synchronous step and
+//! never across an `.await`; after one, the partition is looked up again, for it may be gone.
+
+pub mod append;
+pub mod op;
+pub mod read;
+pub mod remote;
+pub mod retention;
+pub mod waiters;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+use streambus_proto::ids::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, TopicId};
+use streambus_shards::sync::Notify;
+use streambus_shards::{CoreId, Mesh, spawn, wall_ms};
+use streambus_storage::{
+    BatchInfo, CommitMeasured, Lane, LaneObserver, PartitionKey, RecoveredPartition, StorageError,
+};
+
+use crate::metadata::topic_config::TopicSettings;
+use crate::metadata::{Change, Controller, Delta, Image, Topic};
+use crate::partition::Partition;
+use crate::partition::producers::{Producers, Sequenced};
+use op::{Op, Reply};
+use waiters::{Waiter, Waiters};
+
+/// A partition that this core leads, with what belongs to it.
+pub(crate) struct Led {
+    pub(crate) partition: Partition,
+    pub(crate) lane: Rc<Lane>,
+    pub(crate) settings: Rc<TopicSettings>,
+    pub(crate) waiters: Waiters,
+}
+
+/// One core's part of the broker.
+pub struct Shard {
+    mesh: Mesh<Op, Reply>,
+    image: RefCell<Image>,
+    partitions: RefCell<FxHashMap<PartitionKey, Led>>,
+    /// Lane number and lane, for the lanes of this core.
+    lanes: Vec<(u16, Rc<Lane>)>,
+    /// The controller, on its core.
+    controller: Option<Rc<Controller>>,
+    /// Rung once for each commit, after the high watermarks have moved.
+    commits: Notify,
+    /// Why nothing is acknowledged any more: a sync failed, and the node stops.
+    failed: RefCell<Option<String>>,
+    failure: Notify,
+    /// Rung when the node stops.
+    pub(crate) draining: Notify,
+    next_waiter: Cell<u64>,
+    last_commit: Cell<Option<CommitMeasured>>,
+}
+
+/// A lane as it was opened: its number, itself, and the partitions that it had.
+pub struct OpenedLane {
+    /// Its number.
+    pub number: u16,
+    /// The lane.
+    pub lane: Rc<Lane>,
+    /// What recovery found in it.
+    pub partitions: Vec<RecoveredPartition>,
+}
+
+impl Shard {
+    /// Takes over the lanes of a core, with the image as it is now.
+    ///
+    /// Partitions in a lane that the image does not know belong to topics whose deletion was durable
+    /// before the lane heard of it; they are dropped when the image says that it deleted them, and else
+    /// left alone and logged.
+    pub fn new(
+        mesh: Mesh<Op, Reply>,
+        image: Image,
+        lanes: Vec<OpenedLane>,
+        controller: Option<Rc<Controller>>,
+    ) -> Rc<Shard> {
+        let mut partitions = FxHashMap::default();
+        let mut own = Vec::new();
+        for opened in lanes {
+            for found in &opened.partitions {
+                let Some(topic) = image.topic_by_id(found.key.topic) else {
+                    tracing::warn!(partition = %found.key, "a lane has a partition of an unknown topic; it is kept, and not served");
+                    continue;
+                };
+                let epoch = topic.partition(found.key.index).map_or(LeaderEpoch(0), |p| p.leader_epoch);
+                partitions.insert(
+                    found.key,
+                    Led {
+                        partition: recovered(found, epoch),
+                        lane: Rc::clone(&opened.lane),
+                        settings: Rc::clone(&topic.settings),
+                        waiters: Waiters::default(),
+                    },
+                );
+            }
+            own.push((opened.number, opened.lane));
+        }
+        let shard = Rc::new(Shard {
+            mesh,
+            image: RefCell::new(image),
+            partitions: RefCell::new(partitions),
+            lanes: own,
+            controller,
+            commits: Notify::new(),
+            failed: RefCell::new(None),
+            failure: Notify::new(),
+            draining: Notify::new(),
+            next_waiter: Cell::new(0),
+            last_commit: Cell::new(None),
+        });
+        let topics: Vec<Rc<Topic>> = shard.image.borrow().topics().cloned().collect();
+        topics.iter().for_each(|topic| shard.lead(topic));
+        for (_, lane) in &shard.lanes {
+            let observer: Rc<dyn LaneObserver> = Rc::clone(&shard) as Rc<dyn LaneObserver>;
+            lane.start(observer);
+        }
+        shard
+    }
+
+    /// This core.
+    pub fn core(&self) -> CoreId {
+        self.mesh.core()
+    }
+
+    /// How many cores the node has.
+    pub fn cores(&self) -> usize {
+        self.mesh.cores()
+    }
+
+    /// The core that drives a lane.
+    pub fn core_of(&self, lane: u16) -> CoreId {
+        let cores = u16::try_from(self.cores()).expect("at most 256 cores");
+        CoreId(lane % cores)
+    }
+
+    /// Requests that this core sent to others.
+    pub fn mesh_hops(&self) -> u64 {
+        self.mesh.hops()
+    }
+
+    /// Looks at the image. Nothing of it may be held across an `.await`.
+    pub fn image<T>(&self, look: impl FnOnce(&Image) -> T) -> T {
+        look(&self.image.borrow())
+    }
+
+    /// The lanes of this core, by number.
+    pub fn lanes(&self) -> &[(u16, Rc<Lane>)] {
+        &self.lanes
+    }
+
+    /// How many partitions this core leads.
+    pub fn partition_count(&self) -> usize {
+        self.partitions.borrow().len()
+    }
+
+    /// Resolves with the reason when the node has to stop.
+    pub async fn stopped_by(&self) -> String {
+        loop {
+            let failure = self.failure.notified();
+            if let Some(reason) = &*self.failed.borrow() {
+                return reason.clone();
+            }
+            failure.await;
+        }
+    }
+
+    /// Takes a delta in: partitions come, go, and get new settings.
+    pub fn absorb(&self, delta: &Delta) {
+        let deleted: Vec<Rc<Topic>> = {
+            let image = self.image.borrow();
+            let ids = delta.changes.iter().filter_map(|change| match change {
+                Change::TopicDeleted { id } => Some(*id),
+                _ => None,
+            });
+            ids.filter_map(|id| image.topic_by_id(id).cloned()).collect()
+        };
+        self.image.borrow_mut().absorb(delta);
+        for topic in &deleted {
+            self.unlead(topic);
+        }
+        for change in &delta.changes {
+            match change {
+                Change::TopicCreated { id, .. }
+                | Change::PartitionsAdded { id, .. }
+                | Change::TopicConfigsSet { id, .. } => self.refresh(*id),
+                Change::BrokerConfigsSet { .. } => {
+                    let ids: Vec<TopicId> = self.image(|image| image.topics().map(|t| t.id).collect());
+                    ids.into_iter().for_each(|id| self.refresh(id));
+                }
+                Change::TopicDeleted { .. } | Change::ProducerIdsAllocated { .. } => {}
+            }
+        }
+    }
+
+    fn refresh(&self, id: TopicId) {
+        let topic = self.image.borrow().topic_by_id(id).cloned();
+        if let Some(topic) = topic {
+            self.lead(&topic);
+        }
+    }
+
+    /// Leads the partitions of a topic that are on this core's lanes, with its settings of now.
+    fn lead(&self, topic: &Topic) {
+        let mut partitions = self.partitions.borrow_mut();
+        for (index, place) in (0_i32..).zip(&topic.partitions) {
+            let Some((_, lane)) = self.lanes.iter().find(|(number, _)| *number == place.lane) else {
+                continue;
+            };
+            let key = PartitionKey { topic: topic.id, index };
+            let led = partitions.entry(key).or_insert_with(|| Led {
+                partition: Partition::new(place.leader_epoch, Offset(0), Offset(0), Producers::default()),
+                lane: Rc::clone(lane),
+                settings: Rc::clone(&topic.settings),
+                waiters: Waiters::default(),
+            });
+            led.settings = Rc::clone(&topic.settings);
+        }
+    }
+
+    /// Stops leading the partitions of a deleted topic, and has their space freed.
+    fn unlead(&self, topic: &Topic) {
+        for index in 0..topic.partition_count() {
+            let key = PartitionKey { topic: topic.id, index };
+            let Some(led) = self.partitions.borrow_mut().remove(&key) else { continue };
+            led.waiters.wake_all();
+            spawn(async move {
+                if let Err(failed) = led.lane.drop_partition(key).await {
+                    tracing::error!(partition = %key, error = %failed, "a deleted partition was not dropped; the next start does it");
+                }
+            })
+            .detach();
+        }
+        self.commits.notify_all();
+    }
+
+    pub(crate) fn new_waiter(&self) -> Waiter {
+        let id = self.next_waiter.get();
+        self.next_waiter.set(id + 1);
+        Waiter::new(id)
+    }
+
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.borrow().is_some()
+    }
+
+    /// How the last commit went.
+    pub fn last_commit(&self) -> Option<CommitMeasured> {
+        self.last_commit.get()
+    }
+
+    /// Resolves when the node stops.
+    pub async fn drain_requested(&self) {
+        self.draining.notified().await;
+    }
+
+    /// Tells every core, this one included, that the node stops.
+    pub async fn drain_all(&self) {
+        for core in self.others() {
+            self.mesh.call(core, Op::Drain).await;
+        }
+        self.draining.notify_all();
+    }
+
+    /// Waits until every other core has started.
+    pub async fn await_others(&self) {
+        for core in self.others() {
+            self.mesh.call(core, Op::Ping).await;
+        }
+    }
+
+    fn others(&self) -> impl Iterator<Item = CoreId> {
+        let (own, cores) = (self.core(), u16::try_from(self.cores()).expect("at most 256 cores"));
+        (0..cores).map(CoreId).filter(move |core| *core != own)
+    }
+
+    /// Serves what other cores ask, until the core ends.
+    pub async fn serve_mesh(self: Rc<Self>) {
+        let mesh = self.mesh.clone();
+        mesh.serve(move |_, op| {
+            let shard = Rc::clone(&self);
+            async move { shard.execute(op).await }
+        })
+        .await;
+    }
+
+    /// Writes what is appended and closes the lanes.
+    pub async fn close(&self) {
+        for (number, lane) in &self.lanes {
+            if let Err(failed) = lane.close().await {
+                tracing::error!(lane = number, error = %failed, "a lane did not close cleanly");
+            }
+        }
+    }
+
+    /// Has every core absorb deltas, this one included.
+    pub(crate) async fn publish(&self, deltas: &[Arc<Delta>]) {
+        for delta in deltas {
+            self.absorb(delta);
+            for core in self.others() {
+                self.mesh.call(core, Op::Absorb(Arc::clone(delta))).await;
+            }
+        }
+    }
+}
+
+impl LaneObserver for Shard {
+    fn durable(&self, ends: &[(PartitionKey, Offset)]) {
+        {
+            let mut partitions = self.partitions.borrow_mut();
+            for (key, end) in ends {
+                let Some(led) = partitions.get_mut(key) else { continue };
+                if led.partition.durable(*end) {
+                    led.waiters.wake_all();
+                }
+            }
+        }
+        self.commits.notify_all();
+    }
+
+    fn annotation(&self, key: PartitionKey) -> Vec<u8> {
+        let partitions = self.partitions.borrow();
+        partitions.get(&key).map_or_else(Vec::new, |led| led.partition.producers().encode())
+    }
+
+    fn failed(&self, error: &StorageError) {
+        *self.failed.borrow_mut() = Some(error.to_string());
+        self.failure.notify_all();
+        self.commits.notify_all();
+    }
+
+    fn measured(&self, commit: CommitMeasured) {
+        self.last_commit.set(Some(commit));
+    }
+}
+
+/// The state of a partition after a restart: what was saved at the last flush, and the batches since.
+fn recovered(found: &RecoveredPartition, leader_epoch: LeaderEpoch) -> Partition {
+    let saved = found.annotation.as_ref().map(|(_, bytes)| bytes.as_slice()).unwrap_or_default();
+    let mut producers = Producers::decode(saved).unwrap_or_else(|| {
+        tracing::error!(partition = %found.key, "the saved producers can't be read; duplicates from before are not known");
+        Producers::default()
+    });
+    for batch in &found.tail {
+        if let Some(sequenced) = sequenced(batch) {
+            producers.record(&sequenced, batch.base_offset, wall_ms());
+        }
+    }
+    Partition::new(leader_epoch, found.log_start, found.log_end, producers)
+}
+
+fn sequenced(batch: &BatchInfo) -> Option<Sequenced> {
+    (batch.producer_id >= 0 && batch.record_count > 0).then(|| Sequenced {
+        producer_id: ProducerId(batch.producer_id),
+        producer_epoch: ProducerEpoch(batch.producer_epoch),
+        base_sequence: batch.base_sequence,
+        record_count: batch.record_count,
+        max_timestamp_ms: batch.max_timestamp,
+    })
+}

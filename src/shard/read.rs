@@ -1,0 +1,201 @@
+//! Reading: batches below the high watermark, and waiting for more of them.
+
+use std::time::Duration;
+
+use streambus_proto::error_code::ErrorCode;
+use streambus_proto::ids::{LeaderEpoch, Offset};
+use streambus_proto::records::{BatchView, DecompressLimits};
+use streambus_shards::{Buf, timeout};
+use streambus_storage::{PartitionKey, ReadPlan};
+
+use super::op::{EpochItem, FoundOffset, OffsetItem, ReadItem, ReadOutcome};
+use super::waiters::Waiter;
+use super::{Led, Shard};
+use crate::error;
+
+/// `ListOffsets`: the high watermark, or the last stable offset for `read_committed`.
+const LATEST: i64 = -1;
+/// `ListOffsets`: the log start.
+const EARLIEST: i64 = -2;
+/// `ListOffsets`: the record with the largest timestamp (KIP-734).
+const MAX_TIMESTAMP: i64 = -3;
+/// `ListOffsets`: the first offset on local disk (KIP-405).
+const EARLIEST_LOCAL: i64 = -4;
+/// `ListOffsets`: the last offset in tiered storage (KIP-1005); there is none.
+const LATEST_TIERED: i64 = -5;
+
+impl Shard {
+    /// Reads one partition up to where the reader may see.
+    pub async fn read(&self, item: &ReadItem) -> ReadOutcome {
+        let (lane, from, until, mut outcome) = {
+            let partitions = self.partitions.borrow();
+            let led = match leading(&partitions, item.key, item.current_leader_epoch) {
+                Ok(led) => led,
+                Err(code) => return ReadOutcome::failed(code),
+            };
+            let outcome = ReadOutcome {
+                error: ErrorCode::None,
+                high_watermark: led.partition.high_watermark().0,
+                last_stable_offset: led.partition.last_stable_offset().0,
+                log_start: led.partition.log_start().0,
+                records: Vec::new(),
+            };
+            let from = Offset(item.from);
+            match led.partition.readable_until(from, item.isolation) {
+                Ok(until) => (std::rc::Rc::clone(&led.lane), from, until, outcome),
+                Err(_) => {
+                    return ReadOutcome { error: ErrorCode::OffsetOutOfRange, ..outcome };
+                }
+            }
+        };
+        if from == until || (item.bytes_max == 0 && !item.whole_first) {
+            return outcome;
+        }
+        let read = match lane.read(item.key, from, item.bytes_max, until) {
+            Ok(ReadPlan::Ready(batches)) => Ok(batches),
+            Ok(ReadPlan::Cold(cold)) => cold.read().await,
+            Err(failed) => Err(failed),
+        };
+        match read {
+            Ok(batches) if item.whole_first || batches.bytes <= item.bytes_max => {
+                outcome.records = joined(batches.bufs);
+            }
+            Ok(_) => {}
+            Err(failed) => {
+                tracing::warn!(partition = %item.key, offset = item.from, error = %failed, "a read failed");
+                outcome.error = error::of_storage(&failed);
+            }
+        }
+        outcome
+    }
+
+    /// Waits until one of the partitions has moved past what the asker has seen, at most `wait`.
+    pub async fn await_records(&self, seen: &[(PartitionKey, Offset)], wait: Duration) {
+        let waiter = self.new_waiter();
+        if self.park(seen, &waiter) {
+            // Elapsed or woken: the asker reads again either way.
+            let _ = timeout(wait, waiter.woken()).await;
+        }
+        let partitions = self.partitions.borrow();
+        for led in seen.iter().filter_map(|(key, _)| partitions.get(key)) {
+            led.waiters.leave(&waiter);
+        }
+    }
+
+    /// Parks a waiter on all the partitions; `false` if one has moved already or is gone.
+    fn park(&self, seen: &[(PartitionKey, Offset)], waiter: &Waiter) -> bool {
+        let partitions = self.partitions.borrow();
+        for (key, high_watermark) in seen {
+            let Some(led) = partitions.get(key) else { return false };
+            if led.partition.high_watermark() > *high_watermark {
+                return false;
+            }
+            led.waiters.park(waiter);
+        }
+        true
+    }
+
+    /// Answers one question of `ListOffsets`.
+    pub async fn find_offset(&self, item: &OffsetItem) -> Result<FoundOffset, ErrorCode> {
+        let (lane, log_start, until, epoch) = {
+            let partitions = self.partitions.borrow();
+            let led = leading(&partitions, item.key, item.current_leader_epoch)?;
+            let log_start = led.partition.log_start();
+            let until = led
+                .partition
+                .readable_until(log_start, item.isolation)
+                .map_err(|_| ErrorCode::OffsetNotAvailable)?;
+            (std::rc::Rc::clone(&led.lane), log_start, until, led.partition.leader_epoch())
+        };
+        let at = |offset: Offset| FoundOffset {
+            offset: offset.0,
+            timestamp: -1,
+            leader_epoch: epoch.0,
+        };
+        let none = FoundOffset { offset: -1, timestamp: -1, leader_epoch: -1 };
+        let sought = match item.timestamp {
+            LATEST => return Ok(at(until)),
+            EARLIEST | EARLIEST_LOCAL => return Ok(at(log_start)),
+            LATEST_TIERED => return Ok(none),
+            MAX_TIMESTAMP => match lane.max_timestamp(item.key) {
+                Some((largest, _)) => largest,
+                None => return Ok(none),
+            },
+            time if time >= 0 => time,
+            _ => return Err(ErrorCode::InvalidRequest),
+        };
+        let hit = lane
+            .offset_for_timestamp(item.key, sought)
+            .await
+            .map_err(|failed| error::of_storage(&failed))?;
+        let Some(hit) = hit else { return Ok(none) };
+        let (batch, _) = BatchView::split_first(&hit.batch).map_err(|_| ErrorCode::CorruptMessage)?;
+        let found = batch
+            .first_at_or_after(sought, &mut Vec::new(), DecompressLimits::default())
+            .map_err(|_| ErrorCode::CorruptMessage)?;
+        // What is not committed yet is not there.
+        let visible = found.filter(|found| found.offset < until);
+        Ok(visible.map_or(none, |found| FoundOffset {
+            offset: found.offset.0,
+            timestamp: found.timestamp,
+            leader_epoch: batch.partition_leader_epoch().0,
+        }))
+    }
+
+    /// Answers one question of `OffsetForLeaderEpoch`: the largest epoch at or below the asked one,
+    /// and the offset where it ends; -1 and -1 where the log has none.
+    pub fn epoch_end(&self, item: &EpochItem) -> Result<(LeaderEpoch, Offset), ErrorCode> {
+        let partitions = self.partitions.borrow();
+        let led = leading(&partitions, item.key, item.current_leader_epoch)?;
+        let asked = LeaderEpoch(item.leader_epoch);
+        if asked == led.partition.leader_epoch() {
+            return Ok((asked, led.partition.high_watermark()));
+        }
+        Ok(led.lane.epoch_end(item.key, asked).unwrap_or((LeaderEpoch(-1), Offset(-1))))
+    }
+
+    /// Moves a log start forward for `DeleteRecords`; -1 means the high watermark.
+    pub async fn delete_records(&self, key: PartitionKey, to: i64) -> Result<Offset, ErrorCode> {
+        let (lane, log_start) = {
+            let mut partitions = self.partitions.borrow_mut();
+            let led = partitions.get_mut(&key).ok_or(ErrorCode::NotLeaderOrFollower)?;
+            let to = if to == -1 { led.partition.high_watermark() } else { Offset(to) };
+            if to.0 < 0 || led.partition.advance_log_start(to).is_err() {
+                return Err(ErrorCode::OffsetOutOfRange);
+            }
+            (std::rc::Rc::clone(&led.lane), led.partition.log_start())
+        };
+        lane.set_log_start(key, log_start).await.map_err(|failed| error::of_storage(&failed))?;
+        Ok(log_start)
+    }
+}
+
+/// The partition, if this core leads it and the client does not believe in another leader epoch
+/// (KIP-320).
+fn leading(
+    partitions: &rustc_hash::FxHashMap<PartitionKey, Led>,
+    key: PartitionKey,
+    current_leader_epoch: i32,
+) -> Result<&Led, ErrorCode> {
+    let led = partitions.get(&key).ok_or(ErrorCode::NotLeaderOrFollower)?;
+    let epoch = led.partition.leader_epoch().0;
+    if current_leader_epoch >= 0 && current_leader_epoch < epoch {
+        return Err(ErrorCode::FencedLeaderEpoch);
+    }
+    if current_leader_epoch > epoch {
+        return Err(ErrorCode::UnknownLeaderEpoch);
+    }
+    Ok(led)
+}
+
+/// Slices that lie side by side in memory as one: fewer for the kernel to walk.
+fn joined(slices: Vec<Buf>) -> Vec<Buf> {
+    let mut out: Vec<Buf> = Vec::with_capacity(slices.len());
+    for slice in slices {
+        match out.last_mut() {
+            Some(last) if last.joins(&slice) => *last = last.join(&slice),
+            _ => out.push(slice),
+        }
+    }
+    out
+}

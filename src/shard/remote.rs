@@ -1,0 +1,339 @@
+//! Operations for any partition of the node: done here if this core owns it, else one hop away.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use streambus_proto::error_code::ErrorCode;
+use streambus_proto::ids::{LeaderEpoch, Offset};
+use streambus_shards::{CoreId, spawn, timeout};
+use streambus_storage::PartitionKey;
+
+use super::Shard;
+use super::append::Pending;
+use super::op::{
+    AppendItem, AppendOutcome, EpochItem, FoundOffset, OffsetItem, Op, PartitionSize, ReadItem,
+    ReadOutcome, Reply,
+};
+use crate::metadata::{Command, Decision, Publish, Submit};
+use crate::partition::producers::ProducerView;
+
+/// Items grouped by the core that owns them, each with its place among the others.
+type ByCore<T> = BTreeMap<CoreId, Vec<(usize, T)>>;
+
+impl Shard {
+    /// The core that owns a partition; this one if nobody does, so that it gives the error.
+    pub fn owner(&self, key: PartitionKey) -> CoreId {
+        if self.partitions.borrow().contains_key(&key) {
+            return self.core();
+        }
+        let image = self.image.borrow();
+        let place = image.topic_by_id(key.topic).and_then(|topic| topic.partition(key.index));
+        place.map_or(self.core(), |place| self.core_of(place.lane))
+    }
+
+    fn split<T>(&self, items: Vec<T>, key: impl Fn(&T) -> PartitionKey) -> ByCore<T> {
+        let mut by_core = ByCore::new();
+        for (place, item) in items.into_iter().enumerate() {
+            by_core.entry(self.owner(key(&item))).or_default().push((place, item));
+        }
+        by_core
+    }
+
+    /// Appends batches, wherever their partitions are. They are in the logs, in order, or on their way
+    /// there in order, when this returns; the returned future waits until they are committed.
+    pub async fn append_anywhere(
+        self: &Rc<Self>,
+        items: Vec<AppendItem>,
+    ) -> impl Future<Output = Vec<AppendOutcome>> + 'static {
+        let count = items.len();
+        let mut local = Vec::new();
+        let mut elsewhere = Vec::new();
+        for (core, group) in self.split(items, |item| item.key) {
+            let (places, items): (Vec<usize>, Vec<AppendItem>) = group.into_iter().unzip();
+            if core == self.core() {
+                for (place, item) in places.into_iter().zip(&items) {
+                    local.push((place, self.begin_append(item).await));
+                }
+            } else {
+                let shard = Rc::clone(self);
+                // A task, so that the request leaves now and in the connection's order.
+                let call = spawn(async move { shard.mesh.call(core, Op::Append(items)).await });
+                elsewhere.push((places, call));
+            }
+        }
+        let shard = Rc::clone(self);
+        async move {
+            let mut outcomes: Vec<AppendOutcome> =
+                (0..count).map(|_| Err(ErrorCode::UnknownServerError.into())).collect();
+            let (places, pending): (Vec<usize>, Vec<Pending>) = local.into_iter().unzip();
+            for (place, outcome) in places.into_iter().zip(shard.committed(pending).await) {
+                outcomes[place] = outcome;
+            }
+            for (places, call) in elsewhere {
+                let Reply::Append(replies) = call.await else { continue };
+                for (place, outcome) in places.into_iter().zip(replies) {
+                    outcomes[place] = outcome;
+                }
+            }
+            outcomes
+        }
+    }
+
+    /// Reads partitions in order until `bytes_max` bytes are found, wherever they are.
+    pub async fn read_anywhere(self: &Rc<Self>, items: Vec<ReadItem>, bytes_max: usize) -> Vec<ReadOutcome> {
+        let all_here = items.iter().all(|item| self.owner(item.key) == self.core());
+        if all_here {
+            return self.read_here(items, bytes_max).await;
+        }
+        let count = items.len();
+        let mut calls = Vec::new();
+        for (core, group) in self.split(items, |item| item.key) {
+            let (places, items): (Vec<usize>, Vec<ReadItem>) = group.into_iter().unzip();
+            let shard = Rc::clone(self);
+            calls.push((
+                places,
+                spawn(async move {
+                    if core == shard.core() {
+                        return shard.read_here(items, bytes_max).await;
+                    }
+                    match shard.mesh.call(core, Op::Read { items, bytes_max }).await {
+                        Reply::Read(outcomes) => outcomes,
+                        _ => Vec::new(),
+                    }
+                }),
+            ));
+        }
+        let mut outcomes: Vec<ReadOutcome> =
+            (0..count).map(|_| ReadOutcome::failed(ErrorCode::UnknownServerError)).collect();
+        for (places, call) in calls {
+            for (place, outcome) in places.into_iter().zip(call.await) {
+                outcomes[place] = outcome;
+            }
+        }
+        outcomes
+    }
+
+    async fn read_here(&self, items: Vec<ReadItem>, bytes_max: usize) -> Vec<ReadOutcome> {
+        let mut outcomes = Vec::with_capacity(items.len());
+        let mut left = bytes_max;
+        let mut found_any = false;
+        for item in items {
+            // Only the very first batch of an answer may be larger than what was asked for (KIP-74).
+            let item = ReadItem {
+                bytes_max: item.bytes_max.min(left),
+                whole_first: item.whole_first && !found_any,
+                ..item
+            };
+            let outcome = self.read(&item).await;
+            let bytes = outcome.bytes();
+            found_any |= bytes > 0;
+            left = left.saturating_sub(bytes);
+            outcomes.push(outcome);
+        }
+        outcomes
+    }
+
+    /// Waits until a partition has records past what was seen, wherever it is, at most `wait`.
+    pub async fn await_records_anywhere(
+        self: &Rc<Self>,
+        seen: Vec<(PartitionKey, Offset)>,
+        wait: Duration,
+    ) {
+        let mut groups = self.split(seen, |(key, _)| *key);
+        let own: Vec<(PartitionKey, Offset)> =
+            groups.remove(&self.core()).unwrap_or_default().into_iter().map(|(_, seen)| seen).collect();
+        if groups.is_empty() {
+            return self.await_records(&own, wait).await;
+        }
+        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        // The first to stir wins; the tasks of the others are dropped with this list, and what they asked
+        // for ends at the other cores by its time.
+        let woken = Rc::new(streambus_shards::sync::Notify::new());
+        let mut tasks = Vec::new();
+        for (core, group) in groups {
+            let seen = group.into_iter().map(|(_, seen)| seen).collect();
+            let (shard, woken) = (Rc::clone(self), Rc::clone(&woken));
+            tasks.push(spawn(async move {
+                shard.mesh.call(core, Op::AwaitRecords { seen, wait_ms }).await;
+                woken.notify_one();
+            }));
+        }
+        if !own.is_empty() {
+            let (shard, woken) = (Rc::clone(self), Rc::clone(&woken));
+            tasks.push(spawn(async move {
+                shard.await_records(&own, wait).await;
+                woken.notify_one();
+            }));
+        }
+        // Elapsed or woken: the asker reads again either way.
+        let _ = timeout(wait, woken.notified()).await;
+    }
+
+    /// Looks offsets up, wherever the partitions are.
+    pub async fn offsets_anywhere(
+        self: &Rc<Self>,
+        items: Vec<OffsetItem>,
+    ) -> Vec<Result<FoundOffset, ErrorCode>> {
+        let mut found = vec![Err(ErrorCode::UnknownServerError); items.len()];
+        for (core, group) in self.split(items, |item| item.key) {
+            let (places, items): (Vec<usize>, Vec<OffsetItem>) = group.into_iter().unzip();
+            let replies = match self.ask(core, Op::Offsets(items)).await {
+                Reply::Offsets(replies) => replies,
+                _ => continue,
+            };
+            for (place, reply) in places.into_iter().zip(replies) {
+                found[place] = reply;
+            }
+        }
+        found
+    }
+
+    /// Finds where leader epochs end, wherever the partitions are.
+    pub async fn epoch_ends_anywhere(
+        self: &Rc<Self>,
+        items: Vec<EpochItem>,
+    ) -> Vec<Result<(LeaderEpoch, Offset), ErrorCode>> {
+        let mut found = vec![Err(ErrorCode::UnknownServerError); items.len()];
+        for (core, group) in self.split(items, |item| item.key) {
+            let (places, items): (Vec<usize>, Vec<EpochItem>) = group.into_iter().unzip();
+            if let Reply::EpochEnds(replies) = self.ask(core, Op::EpochEnds(items)).await {
+                for (place, reply) in places.into_iter().zip(replies) {
+                    found[place] = reply;
+                }
+            }
+        }
+        found
+    }
+
+    /// Moves log starts forward, wherever the partitions are.
+    pub async fn delete_records_anywhere(
+        self: &Rc<Self>,
+        items: Vec<(PartitionKey, i64)>,
+    ) -> Vec<Result<Offset, ErrorCode>> {
+        let mut moved = vec![Err(ErrorCode::UnknownServerError); items.len()];
+        for (core, group) in self.split(items, |(key, _)| *key) {
+            let (places, items): (Vec<usize>, Vec<(PartitionKey, i64)>) = group.into_iter().unzip();
+            if let Reply::DeleteRecords(replies) = self.ask(core, Op::DeleteRecords(items)).await {
+                for (place, reply) in places.into_iter().zip(replies) {
+                    moved[place] = reply;
+                }
+            }
+        }
+        moved
+    }
+
+    /// Who produces to partitions, wherever they are.
+    pub async fn producers_anywhere(
+        self: &Rc<Self>,
+        keys: Vec<PartitionKey>,
+    ) -> Vec<Result<Vec<ProducerView>, ErrorCode>> {
+        let mut views = vec![Err(ErrorCode::UnknownServerError); keys.len()];
+        for (core, group) in self.split(keys, |key| *key) {
+            let (places, keys): (Vec<usize>, Vec<PartitionKey>) = group.into_iter().unzip();
+            if let Reply::Producers(replies) = self.ask(core, Op::Producers(keys)).await {
+                for (place, reply) in places.into_iter().zip(replies) {
+                    views[place] = reply;
+                }
+            }
+        }
+        views
+    }
+
+    /// Sizes of the partitions of one core.
+    pub async fn sizes_of(self: &Rc<Self>, core: CoreId) -> Vec<PartitionSize> {
+        match self.ask(core, Op::Sizes).await {
+            Reply::Sizes(sizes) => sizes,
+            _ => Vec::new(),
+        }
+    }
+
+    async fn ask(self: &Rc<Self>, core: CoreId, op: Op) -> Reply {
+        if core == self.core() { self.execute(op).await } else { self.mesh.call(core, op).await }
+    }
+
+    /// Does what another core, or this one, asks.
+    pub async fn execute(self: &Rc<Self>, op: Op) -> Reply {
+        match op {
+            Op::Append(items) => {
+                let mut pending = Vec::with_capacity(items.len());
+                for item in &items {
+                    pending.push(self.begin_append(item).await);
+                }
+                Reply::Append(self.committed(pending).await)
+            }
+            Op::Read { items, bytes_max } => Reply::Read(self.read_here(items, bytes_max).await),
+            Op::AwaitRecords { seen, wait_ms } => {
+                self.await_records(&seen, Duration::from_millis(wait_ms)).await;
+                Reply::Awake
+            }
+            Op::Offsets(items) => {
+                let mut found = Vec::with_capacity(items.len());
+                for item in &items {
+                    found.push(self.find_offset(item).await);
+                }
+                Reply::Offsets(found)
+            }
+            Op::EpochEnds(items) => {
+                Reply::EpochEnds(items.iter().map(|item| self.epoch_end(item)).collect())
+            }
+            Op::DeleteRecords(items) => {
+                let mut moved = Vec::with_capacity(items.len());
+                for (key, to) in items {
+                    moved.push(self.delete_records(key, to).await);
+                }
+                Reply::DeleteRecords(moved)
+            }
+            Op::Sizes => Reply::Sizes(self.sizes()),
+            Op::Producers(keys) => Reply::Producers(keys.iter().map(|key| self.producers(*key)).collect()),
+            Op::Submit(command) => Reply::Submit(self.submit_here(command).await),
+            Op::Absorb(delta) => {
+                self.absorb(&delta);
+                Reply::Done
+            }
+            Op::Ping => Reply::Done,
+            Op::Drain => {
+                self.draining.notify_all();
+                Reply::Done
+            }
+        }
+    }
+
+    fn sizes(&self) -> Vec<PartitionSize> {
+        let partitions = self.partitions.borrow();
+        let size = |key: PartitionKey, lane: &streambus_storage::Lane| lane.size_bytes(key).unwrap_or(0);
+        partitions
+            .iter()
+            .map(|(key, led)| PartitionSize { key: *key, size_bytes: size(*key, &led.lane) })
+            .collect()
+    }
+
+    fn producers(&self, key: PartitionKey) -> Result<Vec<ProducerView>, ErrorCode> {
+        let partitions = self.partitions.borrow();
+        let led = partitions.get(&key).ok_or(ErrorCode::NotLeaderOrFollower)?;
+        Ok(led.partition.producers().views())
+    }
+
+    async fn submit_here(&self, command: Command) -> Decision {
+        let controller = self.controller.clone().expect("commands go to the controller's core");
+        controller.submit(command).await
+    }
+}
+
+/// The core that the controller runs on.
+pub const CONTROLLER_CORE: CoreId = CoreId(0);
+
+impl Submit for Rc<Shard> {
+    async fn submit(&self, command: Command) -> Decision {
+        match self.ask(CONTROLLER_CORE, Op::Submit(command)).await {
+            Reply::Submit(decision) => decision,
+            other => unreachable!("a submission was answered with {other:?}"),
+        }
+    }
+}
+
+impl Publish for Rc<Shard> {
+    async fn publish(&self, deltas: &[std::sync::Arc<crate::metadata::Delta>]) {
+        Shard::publish(self, deltas).await;
+    }
+}
