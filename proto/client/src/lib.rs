@@ -16,3 +16,8 @@ pub mod reaction;
 pub mod request;
 pub mod router;
 pub mod versions;
+
+/// The guide's example is compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Guide;
