@@ -1,0 +1,116 @@
+//! Every metric there is: name, kind and meaning in one table. `README.md` repeats it for people,
+//! and a test holds the two together.
+
+use crate::histogram::Scale;
+
+/// What a metric is.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Counter,
+    Gauge,
+    Histogram(Scale),
+}
+
+/// One metric, of which each core or code has a series.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Family {
+    pub(crate) name: &'static str,
+    pub(crate) kind: Kind,
+    pub(crate) help: &'static str,
+}
+
+macro_rules! families {
+    ($($id:ident = $name:literal, $kind:expr, $help:literal;)+) => {
+        $(pub(crate) const $id: Family = Family { name: $name, kind: $kind, help: $help };)+
+        /// All of them, in the order of the table in `README.md`.
+        pub(crate) const ALL: &[Family] = &[$($id),+];
+    };
+}
+
+const LATENCY: Kind = Kind::Histogram(Scale::Nanoseconds);
+const SIZE: Kind = Kind::Histogram(Scale::Bytes);
+
+families! {
+    PRODUCE_STAGE = "streambus_produce_stage_seconds", LATENCY,
+        "Time a produce request spends in a stage: parse, queue, sync, respond, total.";
+    PRODUCE_BYTES = "streambus_produce_bytes_total", Kind::Counter,
+        "Bytes of record batches appended.";
+    PRODUCE_RECORDS = "streambus_produce_records_total", Kind::Counter,
+        "Records appended.";
+    PRODUCE_BATCHES = "streambus_produce_batches_total", Kind::Counter,
+        "Record batches appended.";
+    FETCH_STAGE = "streambus_fetch_stage_seconds", LATENCY,
+        "Time a fetch request spends in a stage: parse, wait, read, respond, total.";
+    FETCH_BYTES = "streambus_fetch_bytes_total", Kind::Counter,
+        "Bytes of record batches sent to consumers.";
+    FETCH_RECORDS = "streambus_fetch_records_total", Kind::Counter,
+        "Records sent to consumers.";
+    REQUESTS = "streambus_requests_total", Kind::Counter,
+        "Requests by API.";
+    ERRORS = "streambus_errors_total", Kind::Counter,
+        "Kafka error codes answered, by code.";
+    CONNECTIONS_OPEN = "streambus_connections_open", Kind::Gauge,
+        "Client connections open now.";
+    CONNECTIONS_ACCEPTED = "streambus_connections_accepted_total", Kind::Counter,
+        "Client connections accepted.";
+    CONNECTIONS_REFUSED = "streambus_connections_refused_total", Kind::Counter,
+        "Client connections refused or closed by a limit, by reason.";
+    MESH_HOPS = "streambus_mesh_hops_total", Kind::Counter,
+        "Requests passed to another core because it owns the partition.";
+    MESH_FULL = "streambus_mesh_full_total", Kind::Counter,
+        "Times a hop had to wait because the other core's queue was full.";
+    WAL_SYNC = "streambus_wal_sync_seconds", LATENCY,
+        "Time of one write-ahead log commit, from the write to the end of its sync.";
+    WAL_COMMIT = "streambus_wal_commit_bytes", SIZE,
+        "Size of one write-ahead log commit.";
+    WAL_REPLAYED = "streambus_wal_replayed_bytes", Kind::Gauge,
+        "Bytes of write-ahead log replayed at start.";
+    WAL_CUT = "streambus_wal_cut_bytes", Kind::Gauge,
+        "Bytes of a torn tail cut from the write-ahead log at start.";
+    MEMTABLE_BYTES = "streambus_memtable_bytes", Kind::Gauge,
+        "Bytes of batches in memory that wait for their table.";
+    DISK_BYTES = "streambus_disk_bytes", Kind::Gauge,
+        "Bytes of tables and write-ahead log on disk.";
+    DISK_FREE_BYTES = "streambus_disk_free_bytes", Kind::Gauge,
+        "Bytes free on the data directory's file system.";
+    CORE_STALLS = "streambus_core_stalls_total", Kind::Counter,
+        "Times a core gave no sign of life for longer than the stall limit.";
+    LOG_LINES_DROPPED = "streambus_log_lines_dropped_total", Kind::Counter,
+        "Log lines dropped because standard error was read too slowly.";
+    READY = "streambus_ready", Kind::Gauge,
+        "1 while the node serves clients, else 0.";
+    BUILD = "streambus_build_info", Kind::Gauge,
+        "Always 1; its label is the version.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_readme_lists_every_metric() {
+        // Proves: nobody adds a metric without telling the people who read the table.
+        let readme = include_str!("../README.md");
+        for family in ALL {
+            assert!(
+                readme.contains(&format!("`{}`", family.name)),
+                "{} is missing",
+                family.name
+            );
+        }
+    }
+
+    #[test]
+    fn names_end_in_their_unit() {
+        // Proves: Prometheus's naming rule holds, so a reader knows the unit from the name.
+        for family in ALL {
+            let good = match family.kind {
+                Kind::Counter => family.name.ends_with("_total"),
+                Kind::Gauge => !family.name.ends_with("_total"),
+                Kind::Histogram(Scale::Nanoseconds) => family.name.ends_with("_seconds"),
+                Kind::Histogram(Scale::Bytes) => family.name.ends_with("_bytes"),
+            };
+            assert!(good, "{}", family.name);
+        }
+    }
+}

@@ -1,0 +1,162 @@
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+};
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::State;
+
+fn started(health: &Arc<Health>) -> OpsThread {
+    let config = OpsConfig {
+        admin_address: Some(([127, 0, 0, 1], 0).into()),
+    };
+    let handles = Handles {
+        registry: Registry::new(),
+        health: health.clone(),
+        log_lines_dropped: Some(Dropped::default()),
+    };
+    start(&config, handles).unwrap()
+}
+
+/// Status and body of one request.
+fn ask(ops: &OpsThread, method: &str, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(ops.admin_address().unwrap()).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (
+        head.split(' ').nth(1).unwrap().parse().unwrap(),
+        body.to_owned(),
+    )
+}
+
+#[test]
+fn readiness_follows_the_state() {
+    // Proves: ready only while serving, live unless failed, and the report says why not.
+    let health = Arc::new(Health::new(2));
+    let ops = started(&health);
+    let status = |path: &str| ask(&ops, "GET", path).0;
+    for (state, live, ready) in [
+        (State::Starting, 200, 503),
+        (State::Recovering, 200, 503),
+        (State::Ready, 200, 200),
+        (State::Draining, 200, 503),
+    ] {
+        health.set(state);
+        assert_eq!(
+            (status("/health/live"), status("/health/ready")),
+            (live, ready),
+            "{state:?}"
+        );
+        assert_eq!(status("/health"), 200);
+    }
+    health.fail("sync failed on lane 0");
+    assert_eq!(
+        (status("/health/live"), status("/health/ready")),
+        (503, 503)
+    );
+    let report: Value = serde_json::from_str(&ask(&ops, "GET", "/health").1).unwrap();
+    let wanted = json!({
+        "state": "failed", "live": false, "ready": false, "reason": "sync failed on lane 0",
+        "cores": 2, "cores_stalled": [], "version": env!("CARGO_PKG_VERSION"),
+    });
+    assert_eq!(report, wanted);
+    ops.stop();
+}
+
+#[test]
+fn metrics_are_served_as_text() {
+    // Proves: what is registered is scraped, with the figures that only the ops thread knows.
+    let ops = started(&Arc::new(Health::new(1)));
+    let (status, body) = ask(&ops, "GET", "/metrics");
+    assert_eq!(status, 200);
+    for line in ["streambus_ready 0", "streambus_log_lines_dropped_total 0"] {
+        assert!(
+            body.lines().any(|known| known == line),
+            "{line} is missing in\n{body}"
+        );
+    }
+    assert!(body.contains("streambus_build_info{version="));
+}
+
+#[test]
+fn wrong_requests_get_json_errors() {
+    // Proves: an unknown address and a wrong method are told apart, in words, as JSON.
+    let ops = started(&Arc::new(Health::new(1)));
+    let (status, body) = ask(&ops, "GET", "/helth");
+    let body: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(
+        (status, body["error"]["code"].as_str()),
+        (404, Some("not_found"))
+    );
+    let (status, body) = ask(&ops, "POST", "/metrics");
+    let body: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(
+        (status, body["error"]["code"].as_str()),
+        (405, Some("method_not_allowed"))
+    );
+    assert_eq!(body["error"]["message"], "/metrics takes GET, not POST");
+}
+
+#[test]
+fn a_busy_port_is_one_line_with_a_remedy() {
+    // Proves: the second node on an admin port is told what to do, and nothing is left running.
+    let ops = started(&Arc::new(Health::new(1)));
+    let config = OpsConfig {
+        admin_address: ops.admin_address(),
+    };
+    let handles = Handles {
+        registry: Registry::new(),
+        health: Arc::new(Health::new(1)),
+        log_lines_dropped: None,
+    };
+    let error = start(&config, handles)
+        .err()
+        .expect("the port is taken")
+        .to_string();
+    let wanted = format!(
+        "cannot listen on the admin address {}: address already in use; stop what listens there, \
+         or set admin.address to another port (0 chooses a free one)",
+        ops.admin_address().unwrap()
+    );
+    assert_eq!(error, wanted);
+}
+
+#[test]
+fn a_stop_does_not_wait_for_idle_connections() {
+    // Proves: a client that connects and says nothing holds nobody up; the port is free after.
+    let ops = started(&Arc::new(Health::new(1)));
+    let address = ops.admin_address().unwrap();
+    let _silent = TcpStream::connect(address).unwrap();
+    ask(&ops, "GET", "/health");
+    let start = Instant::now();
+    ops.stop();
+    assert!(start.elapsed() < STOP_TIMEOUT * 2, "{:?}", start.elapsed());
+    assert!(TcpStream::connect(address).is_err());
+}
+
+#[test]
+fn without_an_address_nothing_listens() {
+    // Proves: admin.enabled = false leaves a thread that still stops.
+    let handles = Handles {
+        registry: Registry::new(),
+        health: Arc::new(Health::new(1)),
+        log_lines_dropped: None,
+    };
+    let ops = super::start(
+        &OpsConfig {
+            admin_address: None,
+        },
+        handles,
+    )
+    .unwrap();
+    assert_eq!(ops.admin_address(), None);
+    ops.stop();
+}
