@@ -12,7 +12,7 @@ use crate::metadata::{Command, Decision, Image, Limits, ManualPartition, Refusal
 use streambus_proto::error_code::ErrorCode;
 
 /// The core that a request is served on.
-pub trait Host: Submit {
+pub(crate) trait Host: Submit {
     /// Looks at the core's image. Nothing of it may be held across an `.await`.
     fn image<T>(&self, look: impl FnOnce(&Image) -> T) -> T;
 
@@ -28,7 +28,7 @@ pub trait Host: Submit {
 
 /// Draws a topic id. Ids that begin as Kafka's reserved ones (all zeros but the last bits) are
 /// never given.
-pub fn draw_topic_id(host: &impl Host) -> TopicId {
+pub(crate) fn draw_topic_id(host: &impl Host) -> TopicId {
     // A bit that is always set keeps the id from being a reserved one.
     let high = host.random() | (1 << 63);
     TopicId((u128::from(high) << 64 | u128::from(host.random())).to_be_bytes())

@@ -18,7 +18,7 @@ const ENDPOINT_CONTROLLERS: i8 = 2;
 const CLUSTER_OPERATIONS: i32 = 0b1_1111_1010_0000;
 
 /// `DescribeCluster` 0-2.
-pub fn describe_cluster(
+pub(crate) fn describe_cluster(
     image: &Image,
     routing: &impl Routing,
     request: &DescribeClusterRequest,

@@ -44,7 +44,7 @@ const CLIENT_METRICS: i8 = 16;
 const GROUP: i8 = 32;
 
 /// `DescribeConfigs` 1-4.
-pub fn describe_configs(
+pub(crate) fn describe_configs(
     host: &impl Host,
     routing: &impl Routing,
     request: &DescribeConfigsRequest<'_>,
@@ -259,7 +259,7 @@ struct Wish {
 }
 
 /// `AlterConfigs` 0-2: what is not named goes back to its default.
-pub async fn alter_configs(
+pub(crate) async fn alter_configs(
     host: &impl Host,
     routing: &impl Routing,
     request: &AlterConfigsRequest<'_>,
@@ -292,7 +292,7 @@ pub async fn alter_configs(
 }
 
 /// `IncrementalAlterConfigs` 0-1: what is not named stays.
-pub async fn incremental_alter_configs(
+pub(crate) async fn incremental_alter_configs(
     host: &impl Host,
     routing: &impl Routing,
     request: &IncrementalAlterConfigsRequest<'_>,
@@ -397,7 +397,7 @@ fn alteration_of(routing: &impl Routing, wish: &Wish) -> Result<Command, Refusal
 }
 
 /// `ListConfigResources` 0-1. Version 0 only knows client metrics, of which there are none.
-pub fn list_config_resources(
+pub(crate) fn list_config_resources(
     image: &Image,
     routing: &impl Routing,
     request: &ListConfigResourcesRequest<'_>,

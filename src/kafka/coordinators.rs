@@ -24,7 +24,7 @@ const TRANSACTION_PARTITIONS: i32 = 50;
 const BATCHED_VERSION: i16 = 4;
 
 /// `FindCoordinator` 0-6.
-pub fn find_coordinator(
+pub(crate) fn find_coordinator(
     image: &Image,
     routing: &impl Routing,
     request: &FindCoordinatorRequest<'_>,
@@ -137,7 +137,7 @@ fn coordinator(
 
 /// Where a key's partition of a coordinator's topic lives, or will live: until the topic is made
 /// its partitions go round the lanes, as placement will put them.
-pub fn coordinator_place(image: &Image, topic: &str, partitions: i32, key: &str) -> PartitionPlace {
+pub(crate) fn coordinator_place(image: &Image, topic: &str, partitions: i32, key: &str) -> PartitionPlace {
     let existing = image.topic(topic);
     let count = existing
         .map_or(partitions, |topic| topic.partition_count())
@@ -172,7 +172,7 @@ const BLOCK: u32 = 1_000;
 
 /// A core's block of producer ids.
 #[derive(Debug, Default)]
-pub struct ProducerIds {
+pub(crate) struct ProducerIds {
     next: Cell<i64>,
     end: Cell<i64>,
 }
@@ -182,7 +182,7 @@ impl ProducerIds {
     ///
     /// # Errors
     /// As the controller refuses a new block.
-    pub async fn draw(&self, submit: &impl Submit) -> Result<i64, Refusal> {
+    pub(crate) async fn draw(&self, submit: &impl Submit) -> Result<i64, Refusal> {
         loop {
             let id = self.next.get();
             if id < self.end.get() {
@@ -204,7 +204,7 @@ impl ProducerIds {
 }
 
 /// `InitProducerId` 0-5, for idempotent producers.
-pub async fn init_producer_id(
+pub(crate) async fn init_producer_id(
     submit: &impl Submit,
     ids: &ProducerIds,
     request: &InitProducerIdRequest<'_>,

@@ -10,16 +10,16 @@ use streambus_proto::error_code::ErrorCode;
 use streambus_proto::ids::TopicId;
 
 /// The epoch of a request that wants no session, or that ends one.
-pub const FINAL_EPOCH: i32 = -1;
+pub(crate) const FINAL_EPOCH: i32 = -1;
 /// The epoch of a request that wants a new session.
-pub const INITIAL_EPOCH: i32 = 0;
+pub(crate) const INITIAL_EPOCH: i32 = 0;
 /// A session unused for this long makes room for a new one (Kafka's
 /// `min.incremental.fetch.session.eviction.ms`).
 const EVICTABLE_AFTER_MS: i64 = 120_000;
 
 /// How a request names a topic: by id from version 13 on, by name before.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum TopicRef {
+pub(crate) enum TopicRef {
     /// By name.
     Name(Box<str>),
     /// By id.
@@ -28,7 +28,7 @@ pub enum TopicRef {
 
 /// A partition of a fetch: where to read and how much.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
+pub(crate) struct Wanted {
     /// The topic.
     pub topic: TopicRef,
     /// The partition's index in it.
@@ -45,7 +45,7 @@ pub struct Wanted {
 
 /// What of a partition a session remembers having told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Told {
+pub(crate) struct Told {
     /// The high watermark.
     pub high_watermark: i64,
     /// The log start.
@@ -108,7 +108,7 @@ impl Session {
 
 /// What a fetch request says of its session.
 #[derive(Debug)]
-pub struct SessionRequest {
+pub(crate) struct SessionRequest {
     /// 0 if it has none.
     pub session_id: i32,
     /// See [`FINAL_EPOCH`] and [`INITIAL_EPOCH`]; else the session's next.
@@ -123,7 +123,7 @@ pub struct SessionRequest {
 
 /// What to fetch, and how to answer.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// The id to answer with: 0 where there is no session.
     pub session_id: i32,
     /// Whether unchanged partitions are left out of the answer.
@@ -134,7 +134,7 @@ pub struct Plan {
 
 /// The fetch sessions of one core.
 #[derive(Debug)]
-pub struct FetchSessions {
+pub(crate) struct FetchSessions {
     sessions: BTreeMap<i32, Session>,
     sessions_max: usize,
     partitions_max: usize,
@@ -145,7 +145,7 @@ pub struct FetchSessions {
 impl FetchSessions {
     /// At most `sessions_max` sessions that follow at most `partitions_max` partitions together;
     /// `first_id` (above 0) tells the cores' sessions apart in logs.
-    pub fn new(sessions_max: usize, partitions_max: usize, first_id: i32) -> FetchSessions {
+    pub(crate) fn new(sessions_max: usize, partitions_max: usize, first_id: i32) -> FetchSessions {
         assert!(first_id > 0, "0 means no session");
         FetchSessions {
             sessions: BTreeMap::new(),
@@ -157,12 +157,14 @@ impl FetchSessions {
     }
 
     /// How many there are.
-    pub fn len(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
         self.sessions.len()
     }
 
     /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
         self.sessions.is_empty()
     }
 
@@ -171,7 +173,7 @@ impl FetchSessions {
     /// # Errors
     /// `FETCH_SESSION_ID_NOT_FOUND`, `INVALID_FETCH_SESSION_EPOCH` or
     /// `FETCH_SESSION_TOPIC_ID_ERROR`: the client starts over with a full fetch.
-    pub fn plan(&mut self, request: SessionRequest, now_ms: i64) -> Result<Plan, ErrorCode> {
+    pub(crate) fn plan(&mut self, request: SessionRequest, now_ms: i64) -> Result<Plan, ErrorCode> {
         match request.epoch {
             FINAL_EPOCH => {
                 self.end(request.session_id);
@@ -186,7 +188,7 @@ impl FetchSessions {
     }
 
     /// Whether an incremental answer mentions this partition, and remembers that it did.
-    pub fn changed(&mut self, plan: &Plan, wanted: &Wanted, now: Told, has_records: bool) -> bool {
+    pub(crate) fn changed(&mut self, plan: &Plan, wanted: &Wanted, now: Told, has_records: bool) -> bool {
         if plan.session_id == 0 {
             return true;
         }

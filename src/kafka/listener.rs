@@ -37,7 +37,7 @@ pub struct ListenerPlan {
 
 /// A listener as one connection sees it.
 #[derive(Debug, Clone)]
-pub struct View {
+pub(crate) struct View {
     plan: Rc<ListenerPlan>,
     host: Rc<str>,
     core: u16,
@@ -45,7 +45,7 @@ pub struct View {
 
 impl View {
     /// The view of a connection that came in at `local` and landed on `core`.
-    pub fn new(plan: &Rc<ListenerPlan>, local: IpAddr, core: u16) -> View {
+    pub(crate) fn new(plan: &Rc<ListenerPlan>, local: IpAddr, core: u16) -> View {
         let host = plan.advertised_host.clone().unwrap_or_else(|| local.to_canonical().to_string());
         View { plan: Rc::clone(plan), host: host.into(), core }
     }
@@ -63,7 +63,7 @@ impl View {
     }
 
     /// The core that this connection is on, if the listener shows cores.
-    pub fn shown_core(&self) -> Option<u16> {
+    pub(crate) fn shown_core(&self) -> Option<u16> {
         (self.plan.advertise == Advertise::Core).then_some(self.core)
     }
 }

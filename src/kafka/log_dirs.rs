@@ -12,7 +12,7 @@ use crate::metadata::Image;
 
 /// A data directory, as far as the answering broker has partitions in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LogDir {
+pub(crate) struct LogDir {
     /// Where it is.
     pub path: String,
     /// Bytes of its file system.
@@ -24,7 +24,7 @@ pub struct LogDir {
 }
 
 /// `DescribeLogDirs` 1-5. A broker tells of what it leads: ask each core of a core listener for its own.
-pub fn describe_log_dirs(
+pub(crate) fn describe_log_dirs(
     image: &Image,
     request: &DescribeLogDirsRequest<'_>,
     dirs: &[LogDir],

@@ -74,7 +74,14 @@ impl<T> Asked<T> {
 
 const NOWHERE: PartitionKey = PartitionKey { topic: streambus_proto::ids::TopicId::ZERO, index: -1 };
 
-pub(super) async fn list_offsets(broker: &Rc<Broker>, request: &ListOffsetsRequest<'_>) -> ListOffsetsResponse<'static> {
+/// The first version of `ListOffsets` that tells leader epochs.
+const LEADER_EPOCHS_FROM: i16 = 4;
+
+pub(super) async fn list_offsets(
+    broker: &Rc<Broker>,
+    request: &ListOffsetsRequest<'_>,
+    version: i16,
+) -> ListOffsetsResponse<'static> {
     let isolation = match request.isolation_level {
         0 => Isolation::ReadUncommitted,
         _ => Isolation::ReadCommitted,
@@ -101,7 +108,7 @@ pub(super) async fn list_offsets(broker: &Rc<Broker>, request: &ListOffsetsReque
                 partition_index,
                 timestamp: found.timestamp,
                 offset: found.offset,
-                leader_epoch: found.leader_epoch,
+                leader_epoch: if version >= LEADER_EPOCHS_FROM { found.leader_epoch } else { -1 },
                 ..ListOffsetsPartitionResponse::default()
             },
             Err(code) => ListOffsetsPartitionResponse {

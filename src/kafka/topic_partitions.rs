@@ -24,7 +24,7 @@ pub(super) const TOPIC_OPERATIONS: i32 = 0b1101_1111_1000;
 ///
 /// # Errors
 /// `INVALID_REQUEST` for a cursor that no answer gave: the whole request fails.
-pub fn describe_topic_partitions(
+pub(crate) fn describe_topic_partitions(
     image: &Image,
     routing: &impl Routing,
     request: &DescribeTopicPartitionsRequest<'_>,

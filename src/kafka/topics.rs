@@ -26,7 +26,7 @@ use crate::metadata::{
 };
 
 /// `CreateTopics` 2-7: each topic on its own, in the order of the request.
-pub async fn create_topics(
+pub(crate) async fn create_topics(
     host: &impl Host,
     routing: &impl Routing,
     request: &CreateTopicsRequest<'_>,
@@ -208,7 +208,7 @@ fn topic_configs(image: &Image, configs: &ConfigMap) -> Vec<CreatableTopicConfig
 }
 
 /// `DeleteTopics` 1-6, by name or (6) by id.
-pub async fn delete_topics(
+pub(crate) async fn delete_topics(
     host: &impl Host,
     request: &DeleteTopicsRequest<'_>,
     version: i16,
@@ -332,7 +332,7 @@ fn unknown_topic(name: &str) -> Refusal {
 }
 
 /// `CreatePartitions` 0-3: each topic on its own, in the order of the request.
-pub async fn create_partitions(
+pub(crate) async fn create_partitions(
     host: &impl Host,
     routing: &impl Routing,
     request: &CreatePartitionsRequest<'_>,
