@@ -13,8 +13,10 @@ use std::time::Duration;
 use streambus_shards::{
     BoundAddress, CoreContext, DirLock, Instant, LockError, NodePlan, abort_on_panic,
     catch_stop_signals, check_free, disk, keep_large_allocations, now, online_cpus, probe, rng_u64,
-    run_alone, run_node, spawn, spawn_in, stop_requested, timeout,
+    run_alone, run_node, sleep, spawn, spawn_in, stop_requested, timeout,
 };
+use streambus_ops::logs::Dropped;
+use streambus_ops::{CoreMetrics, Handles, Health, OpsConfig, OpsThread, Registry, State};
 use streambus_storage::{Lane, LaneConfig, Recovery};
 
 use crate::config::{Advertise, Config, ListenerConfig, SyncMode};
@@ -72,6 +74,8 @@ pub struct Ready {
     pub data_dir: PathBuf,
     /// Each listener: its name, its address, what it shows, and the ports of its cores in core mode.
     pub listeners: Vec<ReadyListener>,
+    /// The admin HTTP address, if it is on.
+    pub admin: Option<SocketAddr>,
     /// From the start to the first request.
     pub started_in: Duration,
 }
@@ -108,15 +112,23 @@ struct Start {
     connections: Arc<ConnectionLimits>,
     listeners: Vec<TakenListener>,
     cores: usize,
+    registry: Registry,
+    health: Arc<Health>,
+    admin: Option<SocketAddr>,
     began: Instant,
     ready: Box<dyn Fn(Ready) + Send + Sync>,
 }
 
-/// Runs a node until it is asked to stop. `ready` is called once, on a core, when it serves.
+/// Runs a node until it is asked to stop. `dropped` counts the log lines that were dropped, where there
+/// is a log; `ready` is called once, on a core, when the node serves.
 ///
 /// # Errors
 /// [`NodeError`]. Nothing was written if it is of the machine or an address.
-pub fn run(config: Config, ready: impl Fn(Ready) + Send + Sync + 'static) -> Result<(), NodeError> {
+pub fn run(
+    config: Config,
+    dropped: Option<Dropped>,
+    ready: impl Fn(Ready) + Send + Sync + 'static,
+) -> Result<(), NodeError> {
     let began = now();
     abort_on_panic();
     keep_large_allocations();
@@ -128,6 +140,13 @@ pub fn run(config: Config, ready: impl Fn(Ready) + Send + Sync + 'static) -> Res
         .iter()
         .map(|(name, listener)| take_addresses(name, listener, cores))
         .collect::<Result<Vec<TakenListener>, NodeError>>()?;
+    let registry = Registry::new();
+    let health = Arc::new(Health::new(cores));
+    let ops = start_ops(&config, Handles {
+        registry: registry.clone(),
+        health: Arc::clone(&health),
+        log_lines_dropped: dropped,
+    })?;
     let directory = PathBuf::from(&config.data.dir);
     let _lock = lock(&directory)?;
     let identity = identify(&directory, &config, cores)?;
@@ -139,13 +158,31 @@ pub fn run(config: Config, ready: impl Fn(Ready) + Send + Sync + 'static) -> Res
         identity,
         listeners,
         cores,
+        registry,
+        health,
+        admin: ops.admin_address(),
         began,
         ready: Box::new(ready),
     });
     let plan = NodePlan { cores, pin: start.config.node.pin };
     let ended = run_node(&plan, move |context| run_core(Arc::clone(&start), context));
     let ended = ended.map_err(|failed| NodeError::Machine(failed.to_string()))?;
+    ops.stop();
     ended.into_iter().collect()
+}
+
+/// Starts the admin HTTP, which says from now on how far the node is.
+fn start_ops(config: &Config, handles: Handles) -> Result<OpsThread, NodeError> {
+    let failed = |reason: String| NodeError::Address {
+        listener: "admin".to_owned(),
+        address: config.admin.address.clone(),
+        reason,
+    };
+    let address = config.admin.address.parse().map_err(|_| {
+        failed("it is not ADDRESS:PORT; set admin.address to one such as 127.0.0.1:9644".to_owned())
+    })?;
+    let admin_address = config.admin.enabled.then_some(address);
+    streambus_ops::start(&OpsConfig { admin_address }, handles).map_err(|error| failed(error.to_string()))
 }
 
 /// Takes the addresses of a listener, or says why it can't.
@@ -273,16 +310,19 @@ async fn open_metadata(directory: &Path, identity: Identity, config: &Config) ->
 async fn run_core(start: Arc<Start>, context: CoreContext<Op, Reply>) -> Result<(), NodeError> {
     let core = usize::from(context.core.0);
     let directory = PathBuf::from(&start.config.data.dir);
+    start.health.set(State::Recovering);
     let opened = open_metadata(&directory, start.identity.clone(), &start.config).await;
     let Opened { image, log, .. } = or_exit(opened.map_err(|error| error.to_string()));
     let lanes = or_exit(open_lanes(&start, core).await);
     let leads = core == 0;
     let controller = leads.then(|| Rc::new(Controller::new(Limits::from(&start.config.limits))));
     let controller_image = leads.then(|| image.clone());
-    let shard = Shard::new(context.mesh, image, lanes, controller.clone());
+    let metrics = Rc::new(CoreMetrics::new(&start.registry, core));
+    let shard = Shard::new(context.mesh, image, lanes, controller.clone(), metrics);
     spawn(Rc::clone(&shard).serve_mesh()).detach();
     spawn_in(streambus_shards::Queue::Background, Rc::clone(&shard).keep_retention()).detach();
     spawn(stop_on_failure(Rc::clone(&shard))).detach();
+    spawn(report(Rc::clone(&shard), Arc::clone(&start.health))).detach();
     if let (Some(controller), Some(image)) = (controller, controller_image) {
         // The others read the metadata's files too: nothing is written there before they have.
         shard.await_others().await;
@@ -296,11 +336,13 @@ async fn run_core(start: Arc<Start>, context: CoreContext<Op, Reply>) -> Result<
     let broker = Broker::new(Rc::clone(&shard), Arc::clone(&start.config), Arc::clone(&start.connections));
     let accepting = or_exit(listen(&start, core, &broker));
     if leads {
+        start.health.set(State::Ready);
         (start.ready)(start.ready());
         spawn(stop_when_asked(Rc::clone(&shard))).detach();
     }
     shard.drain_requested().await;
     drop(accepting);
+    start.health.set(State::Draining);
     broker.drain();
     let limit = Duration::from_millis(start.config.shutdown.drain_timeout_ms);
     if timeout(limit, broker.all_closed()).await.is_err() {
@@ -318,6 +360,19 @@ fn or_exit<T>(result: Result<T, String>) -> T {
             eprintln!("streambus: {reason}");
             std::process::exit(1);
         }
+    }
+}
+
+/// How often a core says that it lives and what it holds.
+const REPORT_EVERY: Duration = Duration::from_millis(500);
+
+/// Says that this core lives, and what it holds, for ever.
+async fn report(shard: Rc<Shard>, health: Arc<Health>) {
+    let core = usize::from(shard.core().0);
+    loop {
+        health.beat(core);
+        shard.report();
+        sleep(REPORT_EVERY).await;
     }
 }
 
@@ -442,6 +497,7 @@ impl Start {
                     core_ports: taken.core_ports.clone(),
                 })
                 .collect(),
+            admin: self.admin,
             started_in: self.began.elapsed(),
         }
     }

@@ -3,10 +3,12 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use streambus_ops::RefusalReason;
 use streambus_shards::{Listener, Stream, sleep, spawn};
 
 use super::broker::Broker;
 use super::connection::{self, Ended};
+use super::connection_limits::Refused;
 use super::listener::{ListenerPlan, View};
 
 /// How long to wait when the process has no descriptor left for a connection.
@@ -32,6 +34,10 @@ fn admit(broker: &Rc<Broker>, stream: Stream, plan: &Rc<ListenerPlan>) {
     let admitted = match broker.connections.admit(peer.ip()) {
         Ok(admitted) => admitted,
         Err(refused) => {
+            broker.shard.metrics().connections.refused(match refused {
+                Refused::Node => RefusalReason::Total,
+                Refused::Address => RefusalReason::PerIp,
+            });
             tracing::debug!(%peer, ?refused, "a connection was refused");
             return;
         }
@@ -40,10 +46,20 @@ fn admit(broker: &Rc<Broker>, stream: Stream, plan: &Rc<ListenerPlan>) {
     let broker = Rc::clone(broker);
     spawn(async move {
         broker.open.set(broker.open.get() + 1);
+        let figures = &broker.shard.metrics().connections;
+        figures.accepted.increment(1);
+        figures.open.increment(1.0);
         let ended = connection::serve(Rc::clone(&broker), stream, view).await;
         broker.open.set(broker.open.get() - 1);
+        figures.open.decrement(1.0);
         broker.closed.notify_one();
         drop(admitted);
+        match &ended {
+            Ended::Idle(_) => figures.refused(RefusalReason::Idle),
+            Ended::SlowRequest(_) => figures.refused(RefusalReason::SlowRequest),
+            Ended::Frame(_) | Ended::Refused(_) => figures.refused(RefusalReason::BadFrame),
+            Ended::Closed | Ended::Draining | Ended::Socket(_) => {}
+        }
         match ended {
             Ended::Frame(_) | Ended::Refused(_) => tracing::warn!(%peer, reason = %ended, "a connection was closed"),
             _ => tracing::debug!(%peer, reason = %ended, "a connection ended"),

@@ -16,7 +16,7 @@ use streambus_proto::messages::{
     ListOffsetsRequest, Message, MetadataRequest, OffsetForLeaderEpochRequest, ProduceRequest,
 };
 use streambus_proto::wire::{DecodeError, Reader};
-use streambus_shards::{Buf, CoreId};
+use streambus_shards::{Buf, CoreId, now};
 
 use super::broker::Broker;
 use super::listener::View;
@@ -57,12 +57,18 @@ pub(super) enum Answer {
 
 /// Begins a request. What a produce request carries is in the log, in order, when this returns; anything
 /// else happens when its answer is awaited.
-pub(super) async fn dispatch(broker: &Rc<Broker>, view: &View, frame: Buf) -> Result<Answer, Refused> {
+pub(super) async fn dispatch(
+    broker: &Rc<Broker>,
+    view: &View,
+    frame: Buf,
+) -> Result<Answer, Refused> {
+    let began = now();
     let mut reader = Reader::new(&frame);
     let header = RequestHeader::read(&mut reader)?;
     let (api_key, version) = (header.api_key, header.api_version);
     let served = SERVED.iter().find(|served| served.api as i16 == api_key);
     let Some(served) = served else { return Err(Refused::NotServed { api_key, version }) };
+    broker.shard.metrics().request(api_key, served.api.info().name);
     let reply_to = ReplyTo { api: served.api, version, correlation_id: header.correlation_id };
     if served.api == ApiKey::ApiVersions {
         return api_versions(reply_to).map(Answer::Now);
@@ -73,7 +79,7 @@ pub(super) async fn dispatch(broker: &Rc<Broker>, view: &View, frame: Buf) -> Re
     if served.api == ApiKey::Produce {
         let request = ProduceRequest::read(&mut reader, version)?;
         reader.finish()?;
-        return produce::produce(broker, &frame, &request, reply_to).await;
+        return produce::produce(broker, &frame, &request, reply_to, began).await;
     }
     let body = frame.len() - reader.rest().len();
     let (broker, view) = (Rc::clone(broker), view.clone());

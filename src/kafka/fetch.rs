@@ -21,6 +21,7 @@ use super::fetch_session::{Plan, SessionRequest, Told, TopicRef, Wanted};
 use super::response::{ReplyTo, Slices};
 use crate::metadata::Image;
 use crate::partition::Isolation;
+use crate::shard::nanos;
 use crate::shard::op::{ReadItem, ReadOutcome};
 
 /// The first version that names topics by id.
@@ -40,6 +41,7 @@ pub(super) async fn fetch(
     request: &FetchRequest<'_>,
     reply_to: ReplyTo,
 ) -> Result<Slices, Refused> {
+    let began = now();
     let limits = broker.limits_config();
     let number = |value: i32| usize::try_from(value).unwrap_or(0);
     let wait_ms = u64::try_from(request.max_wait_ms).unwrap_or(0).min(limits.fetch_wait_max_ms);
@@ -60,8 +62,18 @@ pub(super) async fn fetch(
             return Ok(reply_to.with(&refused)?);
         }
     };
+    let figures = &broker.shard.metrics().fetch;
+    figures.parse_ns.record(nanos(began.elapsed()));
     let outcomes = read_enough(broker, &plan.wanted, &asked).await;
-    answer(broker, &plan, outcomes, asked.isolation, reply_to)
+    let found = now();
+    figures.bytes.increment(outcomes.iter().map(|outcome| outcome.bytes() as u64).sum());
+    for failed in outcomes.iter().map(|outcome| outcome.error).filter(|code| *code != ErrorCode::None) {
+        broker.shard.metrics().error(failed.code(), failed.name());
+    }
+    let slices = answer(broker, &plan, outcomes, asked.isolation, reply_to);
+    figures.respond_ns.record(nanos(found.elapsed()));
+    figures.total_ns.record(nanos(began.elapsed()));
+    slices
 }
 
 fn session_request(request: &FetchRequest<'_>, version: i16) -> SessionRequest {
@@ -101,7 +113,9 @@ async fn read_enough(broker: &Rc<Broker>, wanted: &[Wanted], asked: &Asked) -> V
     loop {
         let (keys, items) = resolve(broker, wanted, asked.isolation);
         let room = broker.limits_config().fetch_bytes_per_core_max.saturating_sub(broker.fetch_bytes.get());
+        let reading = now();
         let read = broker.shard.read_anywhere(items, asked.bytes_max.min(room)).await;
+        broker.shard.metrics().fetch.read_ns.record(nanos(reading.elapsed()));
         let mut read = read.into_iter();
         let outcomes: Vec<ReadOutcome> = keys
             .iter()
@@ -125,7 +139,9 @@ async fn read_enough(broker: &Rc<Broker>, wanted: &[Wanted], asked: &Asked) -> V
         // What was read is dropped: a parked fetch holds no records.
         drop(outcomes);
         let _parked = Parked::new(&broker.parked);
+        let waiting = now();
         broker.shard.await_records_anywhere(seen, left).await;
+        broker.shard.metrics().fetch.wait_ns.record(nanos(waiting.elapsed()));
         if broker.draining.get() {
             return wanted.iter().map(|_| ReadOutcome::failed(ErrorCode::NotLeaderOrFollower)).collect();
         }

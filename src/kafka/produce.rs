@@ -9,13 +9,14 @@ use streambus_proto::messages::produce_request::{ProduceRequest, TopicProduceDat
 use streambus_proto::messages::produce_response::{
     PartitionProduceResponse, ProduceResponse, TopicProduceResponse,
 };
-use streambus_shards::Buf;
+use streambus_shards::{Buf, Instant, now};
 use streambus_storage::PartitionKey;
 
 use super::broker::Broker;
 use super::dispatch::{Answer, Refused};
 use super::response::ReplyTo;
 use crate::metadata::Image;
+use crate::shard::nanos;
 use crate::shard::op::{AppendItem, AppendOutcome, AppendRefusal};
 
 /// A partition of a request: what to answer, or which item of the append will tell.
@@ -36,18 +37,41 @@ pub(super) async fn produce(
     frame: &Buf,
     request: &ProduceRequest<'_>,
     reply_to: ReplyTo,
+    began: Instant,
 ) -> Result<Answer, Refused> {
     let acks = request.acks;
     let mut items = Vec::new();
     let topics = places(broker, frame, request, &mut items);
+    let (bytes, batches) = (items.iter().map(|item| item.records.len()).sum::<usize>(), items.len());
     let committed = broker.shard.append_anywhere(items).await;
+    let appended = now();
+    let figures = &broker.shard.metrics().produce;
+    figures.parse_ns.record(nanos(appended.since(began)));
+    figures.bytes.increment(bytes as u64);
+    figures.batches.increment(batches as u64);
     if acks == 0 {
         // Nobody waits for the answer, but the batches are committed all the same.
         return Ok(Answer::Nothing);
     }
+    let shard = Rc::clone(&broker.shard);
     Ok(Answer::Later(Box::pin(async move {
         let outcomes = committed.await;
-        Ok(reply_to.with(&response(topics, &outcomes))?)
+        let durable = now();
+        let figures = shard.metrics();
+        // Of the time since the append, what the sync did not take was spent waiting for it to start.
+        let waited = durable.since(appended);
+        let sync = shard.last_commit().map_or(waited, |commit| commit.sync.min(waited));
+        figures.produce.sync_ns.record(nanos(sync));
+        figures.produce.queue_ns.record(nanos(waited.saturating_sub(sync)));
+        for refusal in outcomes.iter().filter_map(|outcome| outcome.as_ref().err()) {
+            figures.error(refusal.code.code(), refusal.code.name());
+        }
+        let records = outcomes.iter().flatten().map(|appended| u64::from(appended.record_count)).sum();
+        figures.produce.records.increment(records);
+        let slices = reply_to.with(&response(topics, &outcomes))?;
+        figures.produce.respond_ns.record(nanos(now().since(durable)));
+        figures.produce.total_ns.record(nanos(now().since(began)));
+        Ok(slices)
     })))
 }
 

@@ -81,6 +81,7 @@ impl Shard {
                     base_offset,
                     log_append_time_ms: -1,
                     log_start: led.partition.log_start(),
+                    record_count: 0,
                 },
             },
             Admission::TooLarge => Pending::refused(
@@ -165,6 +166,7 @@ fn write(
             base_offset,
             log_append_time_ms: if stamps_time { now_ms } else { -1 },
             log_start: led.partition.log_start(),
+            record_count: facts.record_count.unsigned_abs(),
         },
     })
 }

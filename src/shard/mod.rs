@@ -13,8 +13,10 @@ pub mod waiters;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustc_hash::FxHashMap;
+use streambus_ops::CoreMetrics;
 use streambus_proto::ids::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, TopicId};
 use streambus_shards::sync::Notify;
 use streambus_shards::{CoreId, Mesh, spawn, wall_ms};
@@ -55,6 +57,8 @@ pub struct Shard {
     pub(crate) draining: Notify,
     next_waiter: Cell<u64>,
     last_commit: Cell<Option<CommitMeasured>>,
+    metrics: Rc<CoreMetrics>,
+    hops_told: Cell<u64>,
 }
 
 /// A lane as it was opened: its number, itself, and the partitions that it had.
@@ -78,6 +82,7 @@ impl Shard {
         image: Image,
         lanes: Vec<OpenedLane>,
         controller: Option<Rc<Controller>>,
+        metrics: Rc<CoreMetrics>,
     ) -> Rc<Shard> {
         let mut partitions = FxHashMap::default();
         let mut own = Vec::new();
@@ -112,6 +117,8 @@ impl Shard {
             draining: Notify::new(),
             next_waiter: Cell::new(0),
             last_commit: Cell::new(None),
+            metrics,
+            hops_told: Cell::new(0),
         });
         let topics: Vec<Rc<Topic>> = shard.image.borrow().topics().cloned().collect();
         topics.iter().for_each(|topic| shard.lead(topic));
@@ -253,6 +260,25 @@ impl Shard {
         self.last_commit.get()
     }
 
+    /// The figures of this core.
+    pub fn metrics(&self) -> &CoreMetrics {
+        &self.metrics
+    }
+
+    /// Brings the figures up to date that are looked up, not counted.
+    pub fn report(&self) {
+        let hops = self.mesh.hops();
+        self.metrics.mesh.hops.increment(hops - self.hops_told.replace(hops));
+        let (mut memory, mut disk) = (0, 0);
+        for (_, lane) in &self.lanes {
+            let stats = lane.stats();
+            memory += stats.memtable_bytes;
+            disk += stats.table_bytes + stats.wal_bytes;
+        }
+        self.metrics.storage.memtable_bytes.set(gauge(memory));
+        self.metrics.storage.disk_bytes.set(gauge(disk));
+    }
+
     /// Resolves when the node stops.
     pub async fn drain_requested(&self) {
         self.draining.notified().await;
@@ -334,8 +360,20 @@ impl LaneObserver for Shard {
     }
 
     fn measured(&self, commit: CommitMeasured) {
+        self.metrics.wal.sync_ns.record(nanos(commit.sync));
+        self.metrics.wal.commit_bytes.record(commit.bytes as u64);
         self.last_commit.set(Some(commit));
     }
+}
+
+/// A duration as histograms count it.
+pub(crate) fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "gauges are floats; past 2^53 bytes the last digits do not matter")]
+fn gauge(value: u64) -> f64 {
+    value as f64
 }
 
 /// The state of a partition after a restart: what was saved at the last flush, and the batches since.

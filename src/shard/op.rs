@@ -101,6 +101,8 @@ pub struct Appended {
     pub log_append_time_ms: i64,
     /// The partition's log start.
     pub log_start: Offset,
+    /// Records that were appended; 0 for a duplicate.
+    pub record_count: u32,
 }
 
 /// A refused batch. Nothing of it was appended.
