@@ -284,7 +284,9 @@ fn encode_plain(out: &mut String, message: &Message, field: &Field) {
     guarded(out, condition(message, versions), &encode_statement(message, field));
     let Some(condition) = condition(message, field.versions) else { return };
     let Some(said) = says_something(field) else { return };
-    if field.ignorable {
+    // A response tells what its version has room for: a handler fills in all it knows. Only a request must
+    // not be sent with less than was asked for.
+    if field.ignorable || message.name.ends_with("Response") {
         return;
     }
     let absent = if condition == "false" { "true".to_owned() } else { format!("!({condition})") };

@@ -8,8 +8,8 @@
 //!   struct NAME VERSIONS                       a struct used by several fields
 //! response ...
 //! ```
-//! `ignorable` fields are left out silently in versions that have no place for them; any other that
-//! differs from its default is an error there.
+//! In a request, `ignorable` fields are left out silently in versions that have no place for them; any other that
+//! differs from its default is an error there. In a response all are left out.
 
 /// A range of versions, both ends included; empty if `first > last`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -128,7 +128,7 @@ async fn answer(
         }
         ApiKey::ListOffsets => {
             let request: ListOffsetsRequest<'_> = read(body, version)?;
-            reply_to.with(&offsets::list_offsets(broker, &request, version).await)?
+            reply_to.with(&offsets::list_offsets(broker, &request).await)?
         }
         ApiKey::Metadata => {
             let request: MetadataRequest<'_> = read(body, version)?;

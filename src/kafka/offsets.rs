@@ -74,13 +74,9 @@ impl<T> Asked<T> {
 
 const NOWHERE: PartitionKey = PartitionKey { topic: streambus_proto::ids::TopicId::ZERO, index: -1 };
 
-/// The first version of `ListOffsets` that tells leader epochs.
-const LEADER_EPOCHS_FROM: i16 = 4;
-
 pub(super) async fn list_offsets(
     broker: &Rc<Broker>,
     request: &ListOffsetsRequest<'_>,
-    version: i16,
 ) -> ListOffsetsResponse<'static> {
     let isolation = match request.isolation_level {
         0 => Isolation::ReadUncommitted,
@@ -108,7 +104,7 @@ pub(super) async fn list_offsets(
                 partition_index,
                 timestamp: found.timestamp,
                 offset: found.offset,
-                leader_epoch: if version >= LEADER_EPOCHS_FROM { found.leader_epoch } else { -1 },
+                leader_epoch: found.leader_epoch,
                 ..ListOffsetsPartitionResponse::default()
             },
             Err(code) => ListOffsetsPartitionResponse {
