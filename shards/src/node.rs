@@ -15,7 +15,7 @@ const IO_MEMORY_BYTES: usize = 64 << 10;
 /// Entries of each of glommio's rings.
 const RING_DEPTH: usize = 256;
 /// How long a core may run ready tasks before it looks at its rings.
-const PREEMPT_AFTER: Duration = Duration::from_millis(1);
+const PREEMPT_AFTER: Duration = Duration::from_millis(5);
 
 /// How many cores, and where.
 #[derive(Debug, Clone)]
