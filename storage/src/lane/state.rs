@@ -81,7 +81,8 @@ pub(crate) struct State {
     pub(crate) durable: WalPlace,
     pub(crate) active: Memtable,
     pub(crate) frozen: VecDeque<Rc<Memtable>>,
-    /// An append found no WAL file to go on in: freeze, so that files come free.
+    /// An append found no WAL file to go on in: freeze, so that files come free. Cleared by what
+    /// may have changed that, so that whoever was refused tries again and does not spin.
     wal_exhausted: bool,
     /// WAL files by epoch. Those before the floor's are for recycling.
     pub(crate) wal: BTreeMap<u64, Rc<File>>,
@@ -284,8 +285,7 @@ impl State {
 
     /// Whether a batch of ordinary size would be taken now.
     pub(crate) fn is_writable(&self) -> bool {
-        let wal_has_room = self.may_roll() || self.reserve_stays(0);
-        self.status == Status::Running && !self.memory_is_full() && wal_has_room
+        self.status == Status::Running && !self.memory_is_full() && !self.wal_exhausted
     }
 
     /// Closes the open commit and queues it; its batches become readable from memory.
@@ -400,6 +400,7 @@ impl State {
         assert!(memtable.wal_end == Some(floor), "flushed another memtable");
         assert!(floor.commit_id <= self.durable.commit_id, "flushed what is not durable");
         self.floor = floor;
+        self.wal_exhausted = false;
         self.stats.flushes += 1;
         while let Some((id, slot)) = self.retired_slots.front().copied() {
             if id > memtable.id {
