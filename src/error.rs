@@ -51,6 +51,9 @@ mod tests {
         assert!(!of_append(&AppendError::TooLarge { bytes: 1 }).is_retriable());
         let old = RecordsError::UnsupportedFormat { magic: 1 };
         assert_eq!(of_batch(&old), ErrorCode::UnsupportedForMessageFormat);
-        assert_eq!(of_batch(&RecordsError::Corrupt("crc")), ErrorCode::CorruptMessage);
+        assert_eq!(
+            of_batch(&RecordsError::Corrupt("crc")),
+            ErrorCode::CorruptMessage
+        );
     }
 }

@@ -10,13 +10,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use streambus_ops::logs::Dropped;
+use streambus_ops::{CoreMetrics, Handles, Health, OpsConfig, OpsThread, Registry, State};
 use streambus_shards::{
     BoundAddress, CoreContext, DirLock, Instant, LockError, NodePlan, abort_on_panic,
     catch_stop_signals, check_free, disk, keep_large_allocations, now, online_cpus, probe, rng_u64,
     run_alone, run_node, sleep, spawn, spawn_in, stop_requested, timeout,
 };
-use streambus_ops::logs::Dropped;
-use streambus_ops::{CoreMetrics, Handles, Health, OpsConfig, OpsThread, Registry, State};
 use streambus_storage::{Lane, LaneConfig, Recovery};
 
 use crate::config::{Advertise, Config, ListenerConfig, SyncMode};
@@ -134,7 +134,11 @@ pub fn run(
     keep_large_allocations();
     probe::io_uring().map_err(|refused| NodeError::Machine(refused.to_string()))?;
     catch_stop_signals().map_err(|failed| NodeError::Machine(failed.to_string()))?;
-    let cores = if config.node.cores == 0 { online_cpus().len() } else { config.node.cores };
+    let cores = if config.node.cores == 0 {
+        online_cpus().len()
+    } else {
+        config.node.cores
+    };
     let listeners = config
         .listeners
         .iter()
@@ -142,11 +146,14 @@ pub fn run(
         .collect::<Result<Vec<TakenListener>, NodeError>>()?;
     let registry = Registry::new();
     let health = Arc::new(Health::new(cores));
-    let ops = start_ops(&config, Handles {
-        registry: registry.clone(),
-        health: Arc::clone(&health),
-        log_lines_dropped: dropped,
-    })?;
+    let ops = start_ops(
+        &config,
+        Handles {
+            registry: registry.clone(),
+            health: Arc::clone(&health),
+            log_lines_dropped: dropped,
+        },
+    )?;
     let directory = PathBuf::from(&config.data.dir);
     let _lock = lock(&directory)?;
     let identity = identify(&directory, &config, cores)?;
@@ -164,7 +171,10 @@ pub fn run(
         began,
         ready: Box::new(ready),
     });
-    let plan = NodePlan { cores, pin: start.config.node.pin };
+    let plan = NodePlan {
+        cores,
+        pin: start.config.node.pin,
+    };
     let ended = run_node(&plan, move |context| run_core(Arc::clone(&start), context));
     let ended = ended.map_err(|failed| NodeError::Machine(failed.to_string()))?;
     ops.stop();
@@ -182,7 +192,8 @@ fn start_ops(config: &Config, handles: Handles) -> Result<OpsThread, NodeError> 
         failed("it is not ADDRESS:PORT; set admin.address to one such as 127.0.0.1:9644".to_owned())
     })?;
     let admin_address = config.admin.enabled.then_some(address);
-    streambus_ops::start(&OpsConfig { admin_address }, handles).map_err(|error| failed(error.to_string()))
+    streambus_ops::start(&OpsConfig { admin_address }, handles)
+        .map_err(|error| failed(error.to_string()))
 }
 
 /// Takes the addresses of a listener, or says why it can't.
@@ -199,7 +210,9 @@ fn take_addresses(
     let address = resolve(&config.host, config.port)
         .map_err(|reason| failed(format!("{}:{}", config.host, config.port), reason))?;
     let take = |address: SocketAddr, shared: bool| {
-        let taken = if shared { BoundAddress::take(address, true) } else {
+        let taken = if shared {
+            BoundAddress::take(address, true)
+        } else {
             check_free(address).and_then(|()| BoundAddress::take(address, false))
         };
         taken.map_err(|error| failed(address.to_string(), busy(&error)))
@@ -209,7 +222,9 @@ fn take_addresses(
         check_free(address).map_err(|error| failed(address.to_string(), busy(&error)))?;
     }
     let first = take(address, true)?;
-    let address = first.local_addr().map_err(|error| failed(address.to_string(), error.to_string()))?;
+    let address = first
+        .local_addr()
+        .map_err(|error| failed(address.to_string(), error.to_string()))?;
     let mut shared = vec![first];
     for _ in 1..cores {
         shared.push(take(address, true)?);
@@ -217,18 +232,30 @@ fn take_addresses(
     let mut own = Vec::new();
     if config.advertise == Advertise::Core {
         for core in 0..cores {
-            let port = core_port(config, core).map_err(|reason| failed(address.to_string(), reason))?;
+            let port =
+                core_port(config, core).map_err(|reason| failed(address.to_string(), reason))?;
             own.push(take(SocketAddr::new(address.ip(), port), false)?);
         }
     }
-    let core_ports = own.iter().filter_map(|socket| Some(socket.local_addr().ok()?.port())).collect();
-    Ok(TakenListener { config: config.clone(), name: name.to_owned(), shared, own, address, core_ports })
+    let core_ports = own
+        .iter()
+        .filter_map(|socket| Some(socket.local_addr().ok()?.port()))
+        .collect();
+    Ok(TakenListener {
+        config: config.clone(),
+        name: name.to_owned(),
+        shared,
+        own,
+        address,
+        core_ports,
+    })
 }
 
 fn busy(error: &std::io::Error) -> String {
     match error.kind() {
         std::io::ErrorKind::AddrInUse => {
-            "another process listens there; stop it, or choose another port in the settings".to_owned()
+            "another process listens there; stop it, or choose another port in the settings"
+                .to_owned()
         }
         _ => error.to_string(),
     }
@@ -236,7 +263,10 @@ fn busy(error: &std::io::Error) -> String {
 
 fn resolve(host: &str, port: u16) -> Result<SocketAddr, String> {
     use std::net::ToSocketAddrs;
-    let found = (host, port).to_socket_addrs().map_err(|error| error.to_string())?.next();
+    let found = (host, port)
+        .to_socket_addrs()
+        .map_err(|error| error.to_string())?
+        .next();
     found.ok_or_else(|| "the host has no address".to_owned())
 }
 
@@ -254,9 +284,15 @@ fn core_port(config: &ListenerConfig, core: usize) -> Result<u16, String> {
 }
 
 fn lock(directory: &Path) -> Result<DirLock, NodeError> {
-    let failed = |reason: String| NodeError::Directory { path: directory.display().to_string(), reason };
-    disk::create_dir_all(directory)
-        .map_err(|error| failed(format!("{error}; choose another with --data-dir or make it writable")))?;
+    let failed = |reason: String| NodeError::Directory {
+        path: directory.display().to_string(),
+        reason,
+    };
+    disk::create_dir_all(directory).map_err(|error| {
+        failed(format!(
+            "{error}; choose another with --data-dir or make it writable"
+        ))
+    })?;
     DirLock::acquire(directory).map_err(|error| match error {
         LockError::Held { holder, .. } => failed(format!(
             "another broker (process {holder}) uses it; stop that one or choose another directory"
@@ -268,10 +304,21 @@ fn lock(directory: &Path) -> Result<DirLock, NodeError> {
 /// Opens the metadata once before the cores do, which makes it in a new directory, and checks that the
 /// directory is this node's.
 fn identify(directory: &Path, config: &Config, cores: usize) -> Result<Identity, NodeError> {
-    let failed = |reason: String| NodeError::Directory { path: directory.display().to_string(), reason };
-    let lanes = if config.data.lanes == 0 { cores } else { config.data.lanes };
+    let failed = |reason: String| NodeError::Directory {
+        path: directory.display().to_string(),
+        reason,
+    };
+    let lanes = if config.data.lanes == 0 {
+        cores
+    } else {
+        config.data.lanes
+    };
     let new = Identity {
-        cluster_id: config.node.cluster_id.clone().unwrap_or_else(new_cluster_id),
+        cluster_id: config
+            .node
+            .cluster_id
+            .clone()
+            .unwrap_or_else(new_cluster_id),
         node: NodeId(u16::try_from(config.node.id).expect("bounded by the settings")),
         lanes: u16::try_from(lanes).expect("bounded by the settings"),
     };
@@ -285,14 +332,22 @@ fn identify(directory: &Path, config: &Config, cores: usize) -> Result<Identity,
             "it belongs to node {found}, and this is node {new}; set node.id={found} or choose another directory"
         )));
     }
-    if let Some(configured) = config.node.cluster_id.as_ref().filter(|id| **id != found.cluster_id) {
+    if let Some(configured) = config
+        .node
+        .cluster_id
+        .as_ref()
+        .filter(|id| **id != found.cluster_id)
+    {
         return Err(failed(format!(
             "it belongs to cluster {}, and node.cluster_id is {configured}; choose another directory",
             found.cluster_id
         )));
     }
     if opened.cut_bytes > 0 {
-        tracing::info!(bytes = opened.cut_bytes, "cut a metadata write that was never acknowledged");
+        tracing::info!(
+            bytes = opened.cut_bytes,
+            "cut a metadata write that was never acknowledged"
+        );
     }
     Ok(found)
 }
@@ -302,8 +357,17 @@ fn new_cluster_id() -> String {
     streambus_proto::ids::TopicId(bits.to_be_bytes()).to_string()
 }
 
-async fn open_metadata(directory: &Path, identity: Identity, config: &Config) -> Result<Opened, LogError> {
-    MetadataLog::open(&directory.join("metadata"), identity, Arc::new(statics(config))).await
+async fn open_metadata(
+    directory: &Path,
+    identity: Identity,
+    config: &Config,
+) -> Result<Opened, LogError> {
+    MetadataLog::open(
+        &directory.join("metadata"),
+        identity,
+        Arc::new(statics(config)),
+    )
+    .await
 }
 
 /// A core's whole life.
@@ -320,7 +384,11 @@ async fn run_core(start: Arc<Start>, context: CoreContext<Op, Reply>) -> Result<
     let metrics = Rc::new(CoreMetrics::new(&start.registry, core));
     let shard = Shard::new(context.mesh, image, lanes, controller.clone(), metrics);
     spawn(Rc::clone(&shard).serve_mesh()).detach();
-    spawn_in(streambus_shards::Queue::Background, Rc::clone(&shard).keep_retention()).detach();
+    spawn_in(
+        streambus_shards::Queue::Background,
+        Rc::clone(&shard).keep_retention(),
+    )
+    .detach();
     spawn(stop_on_failure(Rc::clone(&shard))).detach();
     spawn(report(Rc::clone(&shard), Arc::clone(&start.health))).detach();
     if let (Some(controller), Some(image)) = (controller, controller_image) {
@@ -328,12 +396,18 @@ async fn run_core(start: Arc<Start>, context: CoreContext<Op, Reply>) -> Result<
         shard.await_others().await;
         let publisher = Rc::clone(&shard);
         spawn(async move {
-            let Err(failed) = controller.run(image, log, &publisher).await else { return };
-            or_exit(Err(failed.to_string()))
+            let Err(failed) = controller.run(image, log, &publisher).await else {
+                return;
+            };
+            or_exit::<()>(Err(failed.to_string()));
         })
         .detach();
     }
-    let broker = Broker::new(Rc::clone(&shard), Arc::clone(&start.config), Arc::clone(&start.connections));
+    let broker = Broker::new(
+        Rc::clone(&shard),
+        Arc::clone(&start.config),
+        Arc::clone(&start.connections),
+    );
     let accepting = or_exit(listen(&start, core, &broker));
     if leads {
         start.health.set(State::Ready);
@@ -346,7 +420,11 @@ async fn run_core(start: Arc<Start>, context: CoreContext<Op, Reply>) -> Result<
     broker.drain();
     let limit = Duration::from_millis(start.config.shutdown.drain_timeout_ms);
     if timeout(limit, broker.all_closed()).await.is_err() {
-        tracing::warn!(core, open = broker.open_connections(), "connections were cut when the time to drain was up");
+        tracing::warn!(
+            core,
+            open = broker.open_connections(),
+            "connections were cut when the time to drain was up"
+        );
     }
     shard.close().await;
     Ok(())
@@ -378,9 +456,9 @@ async fn report(shard: Rc<Shard>, health: Arc<Health>) {
 
 async fn stop_on_failure(shard: Rc<Shard>) {
     let reason = shard.stopped_by().await;
-    or_exit(Err(format!(
+    or_exit::<()>(Err(format!(
         "storage failed and nothing is acknowledged any more: {reason}; what was acknowledged is on disk and is verified at the next start"
-    )))
+    )));
 }
 
 async fn stop_when_asked(shard: Rc<Shard>) {
@@ -393,13 +471,21 @@ async fn stop_when_asked(shard: Rc<Shard>) {
 
 async fn open_lanes(start: &Start, core: usize) -> Result<Vec<OpenedLane>, String> {
     let mut opened = Vec::new();
-    for number in (0..start.identity.lanes).filter(|lane| usize::from(*lane) % start.cores == core) {
+    for number in (0..start.identity.lanes).filter(|lane| usize::from(*lane) % start.cores == core)
+    {
         let directory = Path::new(&start.config.data.dir).join(format!("{LANE_PREFIX}{number}"));
         let began = now();
         let (lane, recovery) = Lane::open(&directory, lane_config(&start.config))
             .await
             .map_err(|error| format!("lane {number} can't be opened: {error}"))?;
-        let Recovery { partitions, tables, replayed_commits, replayed_bytes, cut_bytes, quarantined } = recovery;
+        let Recovery {
+            partitions,
+            tables,
+            replayed_commits,
+            replayed_bytes,
+            cut_bytes,
+            quarantined,
+        } = recovery;
         tracing::info!(
             lane = number,
             partitions = partitions.len(),
@@ -411,9 +497,17 @@ async fn open_lanes(start: &Start, core: usize) -> Result<Vec<OpenedLane>, Strin
             "a lane is open"
         );
         for file in &quarantined {
-            tracing::warn!(lane = number, file, "a file that the lane does not know was moved to quarantine/");
+            tracing::warn!(
+                lane = number,
+                file,
+                "a file that the lane does not know was moved to quarantine/"
+            );
         }
-        opened.push(OpenedLane { number, lane, partitions });
+        opened.push(OpenedLane {
+            number,
+            lane,
+            partitions,
+        });
     }
     Ok(opened)
 }
@@ -445,10 +539,13 @@ fn listen(
     let mut accepting = Vec::new();
     for taken in &start.listeners {
         let plan = Rc::new(taken.plan(start));
-        for socket in [taken.shared.get(core), taken.own.get(core)].into_iter().flatten() {
-            let listener = socket
-                .listen()
-                .map_err(|error| format!("listener {} at {}: {error}", taken.name, taken.address))?;
+        for socket in [taken.shared.get(core), taken.own.get(core)]
+            .into_iter()
+            .flatten()
+        {
+            let listener = socket.listen().map_err(|error| {
+                format!("listener {} at {}: {error}", taken.name, taken.address)
+            })?;
             accepting.push(spawn(accept(Rc::clone(broker), listener, Rc::clone(&plan))));
         }
     }

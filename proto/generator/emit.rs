@@ -18,7 +18,11 @@ pub(crate) fn message(out: &mut String, key: i16, message: &Message) {
         }
     }
     let name = &message.name;
-    let flexible = if message.flexible.is_empty() { i16::MAX } else { message.flexible.first };
+    let flexible = if message.flexible.is_empty() {
+        i16::MAX
+    } else {
+        message.flexible.first
+    };
     let _ = writeln!(
         out,
         "    impl<'a> Message<'a> for {name}{} {{\n        const KEY: i16 = {key};\n        const NAME: &'static str = \"{name}\";\n        \
@@ -34,7 +38,11 @@ pub(crate) fn message(out: &mut String, key: i16, message: &Message) {
 pub(crate) fn apis(out: &mut String, apis: &[Api]) {
     out.push_str("/// An API, by its key.\n#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]\n#[repr(i16)]\npub enum ApiKey {\n");
     for api in apis {
-        let _ = writeln!(out, "    /// `{}`.\n    {} = {},", api.name, api.name, api.key);
+        let _ = writeln!(
+            out,
+            "    /// `{}`.\n    {} = {},",
+            api.name, api.name, api.key
+        );
     }
     out.push_str("}\n\nimpl ApiKey {\n    /// Every API with a message table, by key.\n    pub const ALL: &[ApiKey] = &[\n");
     for api in apis {
@@ -42,7 +50,11 @@ pub(crate) fn apis(out: &mut String, apis: &[Api]) {
     }
     out.push_str("    ];\n\n    /// What the message table says of it.\n    pub fn info(self) -> ApiInfo {\n        match self {\n");
     for Api { name, request, .. } in apis {
-        let flexible = if request.flexible.is_empty() { i16::MAX } else { request.flexible.first };
+        let flexible = if request.flexible.is_empty() {
+            i16::MAX
+        } else {
+            request.flexible.first
+        };
         let Versions { first, last } = request.versions;
         let _ = writeln!(
             out,
@@ -87,10 +99,11 @@ fn borrows(message: &Message, name: &str) -> bool {
     let item = message.structs.iter().find(|item| item.name == name);
     let item = item.unwrap_or_else(|| panic!("{}: no struct {name}", message.name));
     item.fields.iter().any(|field| {
-        field.is_array || match field.kind.as_str() {
-            "string" | "bytes" | "records" => true,
-            kind => scalar(kind).is_none() && borrows(message, kind),
-        }
+        field.is_array
+            || match field.kind.as_str() {
+                "string" | "bytes" | "records" => true,
+                kind => scalar(kind).is_none() && borrows(message, kind),
+            }
     })
 }
 
@@ -119,7 +132,11 @@ fn field_type(message: &Message, field: &Field) -> String {
     if field.is_array {
         rust = format!("Array<'a, {rust}>");
     }
-    if is_optional(field) { format!("Option<{rust}>") } else { rust }
+    if is_optional(field) {
+        format!("Option<{rust}>")
+    } else {
+        rust
+    }
 }
 
 fn rust_name(field: &Field) -> String {
@@ -155,8 +172,10 @@ fn condition(message: &Message, versions: Versions) -> Option<String> {
     if inside.is_empty() {
         return Some("false".to_owned());
     }
-    let from = (inside.first > message.versions.first).then(|| format!("version >= {}", inside.first));
-    let until = (inside.last < message.versions.last).then(|| format!("version <= {}", inside.last));
+    let from =
+        (inside.first > message.versions.first).then(|| format!("version >= {}", inside.first));
+    let until =
+        (inside.last < message.versions.last).then(|| format!("version <= {}", inside.last));
     match (from, until) {
         (Some(from), Some(until)) => Some(format!("{from} && {until}")),
         (from, until) => from.or(until),
@@ -168,7 +187,10 @@ fn plain_versions(field: &Field) -> Versions {
     match field.tag {
         // Tagged in all its versions.
         Some((_, tagged)) if tagged.covers(field.versions) => Versions { first: 1, last: 0 },
-        Some((_, tagged)) => Versions { first: field.versions.first, last: tagged.first - 1 },
+        Some((_, tagged)) => Versions {
+            first: field.versions.first,
+            last: tagged.first - 1,
+        },
         None => field.versions,
     }
 }
@@ -176,16 +198,37 @@ fn plain_versions(field: &Field) -> Versions {
 fn structure(out: &mut String, message: &Message, item: &Struct) {
     let name = &item.name;
     let life = lifetime(message, name);
-    let _ = writeln!(out, "    /// Part of `{}`.\n    #[derive(Debug, Clone, PartialEq)]\n    pub struct {name}{life} {{", message.name);
+    let _ = writeln!(
+        out,
+        "    /// Part of `{}`.\n    #[derive(Debug, Clone, PartialEq)]\n    pub struct {name}{life} {{",
+        message.name
+    );
     for field in &item.fields {
-        let _ = writeln!(out, "        pub {}: {},", rust_name(field), field_type(message, field));
+        let _ = writeln!(
+            out,
+            "        pub {}: {},",
+            rust_name(field),
+            field_type(message, field)
+        );
     }
-    let _ = writeln!(out, "    }}\n\n    impl Default for {name}{} {{\n        fn default() -> Self {{\n            {name} {{", life.replace("'a", "'_"));
+    let _ = writeln!(
+        out,
+        "    }}\n\n    impl Default for {name}{} {{\n        fn default() -> Self {{\n            {name} {{",
+        life.replace("'a", "'_")
+    );
     for field in &item.fields {
-        let _ = writeln!(out, "                {}: {},", rust_name(field), default_value(field));
+        let _ = writeln!(
+            out,
+            "                {}: {},",
+            rust_name(field),
+            default_value(field)
+        );
     }
     out.push_str("            }\n        }\n    }\n\n");
-    let _ = writeln!(out, "    impl<'a> Element<'a> for {name}{life} {{\n        #[inline]\n        fn decode(reader: &mut Reader<'a>, version: i16) -> Result<Self, DecodeError> {{\n            let _ = version;\n            let mut out = Self::default();");
+    let _ = writeln!(
+        out,
+        "    impl<'a> Element<'a> for {name}{life} {{\n        #[inline]\n        fn decode(reader: &mut Reader<'a>, version: i16) -> Result<Self, DecodeError> {{\n            let _ = version;\n            let mut out = Self::default();"
+    );
     for field in &item.fields {
         decode_plain(out, message, field);
     }
@@ -202,7 +245,10 @@ fn guarded(out: &mut String, condition: Option<String>, body: &str) {
     match condition {
         Some(never) if never == "false" => {}
         Some(condition) => {
-            let _ = writeln!(out, "            if {condition} {{\n                {body}\n            }}");
+            let _ = writeln!(
+                out,
+                "            if {condition} {{\n                {body}\n            }}"
+            );
         }
         None => {
             let _ = writeln!(out, "            {body}");
@@ -211,19 +257,35 @@ fn guarded(out: &mut String, condition: Option<String>, body: &str) {
 }
 
 fn decode_plain(out: &mut String, message: &Message, field: &Field) {
-    let body = format!("out.{} = {};", rust_name(field), decode_expression(message, field));
+    let body = format!(
+        "out.{} = {};",
+        rust_name(field),
+        decode_expression(message, field)
+    );
     guarded(out, condition(message, plain_versions(field)), &body);
 }
 
 fn decode_expression(message: &Message, field: &Field) -> String {
     let (null, full) = match (field.is_array, field.kind.as_str()) {
-        (true, _) => ("reader.nullable_array(version)?".to_owned(), "reader.array(version)?".to_owned()),
-        (_, "string") => ("reader.nullable_string()?".to_owned(), "reader.string()?".to_owned()),
-        (_, "bytes") => ("reader.nullable_bytes()?".to_owned(), "reader.bytes()?".to_owned()),
+        (true, _) => (
+            "reader.nullable_array(version)?".to_owned(),
+            "reader.array(version)?".to_owned(),
+        ),
+        (_, "string") => (
+            "reader.nullable_string()?".to_owned(),
+            "reader.string()?".to_owned(),
+        ),
+        (_, "bytes") => (
+            "reader.nullable_bytes()?".to_owned(),
+            "reader.bytes()?".to_owned(),
+        ),
         (_, "records") => return "reader.records()?".to_owned(),
         (_, kind) => match scalar(kind) {
             Some((_, method)) => return format!("reader.{method}()?"),
-            None => ("reader.nullable_struct(version)?".to_owned(), format!("{kind}::decode(reader, version)?")),
+            None => (
+                "reader.nullable_struct(version)?".to_owned(),
+                format!("{kind}::decode(reader, version)?"),
+            ),
         },
     };
     if !is_optional(field) {
@@ -240,15 +302,25 @@ fn decode_tagged(out: &mut String, message: &Message, item: &Struct) {
     if message.flexible.is_empty() {
         return;
     }
-    let tagged: Vec<_> = item.fields.iter().filter_map(|field| field.tag.map(|tag| (field, tag))).collect();
+    let tagged: Vec<_> = item
+        .fields
+        .iter()
+        .filter_map(|field| field.tag.map(|tag| (field, tag)))
+        .collect();
     if tagged.is_empty() {
         out.push_str("            reader.tagged(|_, _| Ok(false))?;\n");
         return;
     }
     out.push_str("            reader.tagged(|tag, reader| {\n                match tag {\n");
     for (field, (number, versions)) in tagged {
-        let guard = condition(message, versions).map_or(String::new(), |condition| format!(" if {condition}"));
-        let _ = writeln!(out, "                    {number}{guard} => out.{} = {},", rust_name(field), decode_expression(message, field));
+        let guard = condition(message, versions)
+            .map_or(String::new(), |condition| format!(" if {condition}"));
+        let _ = writeln!(
+            out,
+            "                    {number}{guard} => out.{} = {},",
+            rust_name(field),
+            decode_expression(message, field)
+        );
     }
     out.push_str("                    _ => return Ok(false),\n                }\n                Ok(true)\n            })?;\n");
 }
@@ -268,28 +340,45 @@ fn says_something(field: &Field) -> Option<String> {
         return Some(format!("!{place}.is_empty()"));
     }
     match (field.kind.as_str(), field.default.as_deref()) {
-        ("records", _) => None,
+        ("records" | "float64", _) => None,
         ("string" | "bytes", None) => Some(format!("!{place}.is_empty()")),
         ("string", Some(text)) => Some(format!("{place} != \"{text}\"")),
-        ("bool", default) => Some(if default == Some("true") { format!("!{place}") } else { place }),
-        ("float64", _) => None,
+        ("bool", default) => Some(if default == Some("true") {
+            format!("!{place}")
+        } else {
+            place
+        }),
         ("uuid", _) => Some(format!("{place} != TopicId::ZERO")),
-        (kind, default) if scalar(kind).is_some() => Some(format!("{place} != {}", default.unwrap_or("0"))),
+        (kind, default) if scalar(kind).is_some() => {
+            Some(format!("{place} != {}", default.unwrap_or("0")))
+        }
         (kind, _) => Some(format!("{place} != {kind}::default()")),
     }
 }
 
 fn encode_plain(out: &mut String, message: &Message, field: &Field) {
     let versions = plain_versions(field);
-    guarded(out, condition(message, versions), &encode_statement(message, field));
-    let Some(condition) = condition(message, field.versions) else { return };
-    let Some(said) = says_something(field) else { return };
+    guarded(
+        out,
+        condition(message, versions),
+        &encode_statement(message, field),
+    );
+    let Some(condition) = condition(message, field.versions) else {
+        return;
+    };
+    let Some(said) = says_something(field) else {
+        return;
+    };
     // A response tells what its version has room for: a handler fills in all it knows. Only a request must
     // not be sent with less than was asked for.
     if field.ignorable || message.name.ends_with("Response") {
         return;
     }
-    let absent = if condition == "false" { "true".to_owned() } else { format!("!({condition})") };
+    let absent = if condition == "false" {
+        "true".to_owned()
+    } else {
+        format!("!({condition})")
+    };
     let _ = writeln!(
         out,
         "            if {absent} && {said} {{\n                return Err(EncodeError::NoSuchField {{ field: \"{}\", version }});\n            }}",
@@ -317,17 +406,25 @@ fn encode_statement(message: &Message, field: &Field) -> String {
         String::new()
     } else {
         let condition = condition(message, field.null.within(field.versions)).unwrap_or_default();
-        format!("if !({condition}) && {place}.is_none() {{ return Err(EncodeError::Null {{ field: \"{}\", version }}); }} ", field.name)
+        format!(
+            "if !({condition}) && {place}.is_none() {{ return Err(EncodeError::Null {{ field: \"{}\", version }}); }} ",
+            field.name
+        )
     };
     let write = match (field.is_array, field.kind.as_str()) {
-        (true, _) => format!("match &{place} {{ Some(items) => items.encode(writer, version)?, None => writer.count(None) }}"),
+        (true, _) => format!(
+            "match &{place} {{ Some(items) => items.encode(writer, version)?, None => writer.count(None) }}"
+        ),
         (_, "string") => format!("writer.string({place}.as_deref())?;"),
         (_, "bytes") => format!("writer.bytes({place}.as_deref())?;"),
         // Where a struct can't be null there is no byte that says so.
         _ if all => format!("writer.nullable_struct({place}.as_ref(), version)?;"),
         _ => {
-            let condition = condition(message, field.null.within(field.versions)).unwrap_or_default();
-            format!("if {condition} {{ writer.nullable_struct({place}.as_ref(), version)?; }} else if let Some(value) = &{place} {{ value.encode(writer, version)?; }}")
+            let condition =
+                condition(message, field.null.within(field.versions)).unwrap_or_default();
+            format!(
+                "if {condition} {{ writer.nullable_struct({place}.as_ref(), version)?; }} else if let Some(value) = &{place} {{ value.encode(writer, version)?; }}"
+            )
         }
     };
     format!("{null_check}{write}")
@@ -338,8 +435,14 @@ fn encode_tagged(out: &mut String, message: &Message, item: &Struct) {
         out.push_str("            Ok(())\n");
         return;
     }
-    out.push_str("            if !writer.flexible() {\n                return Ok(());\n            }\n");
-    let mut tagged: Vec<_> = item.fields.iter().filter_map(|field| field.tag.map(|tag| (field, tag))).collect();
+    out.push_str(
+        "            if !writer.flexible() {\n                return Ok(());\n            }\n",
+    );
+    let mut tagged: Vec<_> = item
+        .fields
+        .iter()
+        .filter_map(|field| field.tag.map(|tag| (field, tag)))
+        .collect();
     tagged.sort_by_key(|(_, (number, _))| *number);
     if tagged.is_empty() {
         out.push_str("            writer.uvarint(0);\n            Ok(())\n");
@@ -347,11 +450,16 @@ fn encode_tagged(out: &mut String, message: &Message, item: &Struct) {
     }
     let present = |field: &Field, versions: Versions| {
         let said = says_something(field).unwrap_or_else(|| "true".to_owned());
-        condition(message, versions).map_or(said.clone(), |condition| format!("{condition} && {said}"))
+        condition(message, versions)
+            .map_or(said.clone(), |condition| format!("{condition} && {said}"))
     };
     out.push_str("            let mut count = 0;\n");
     for (field, (_, versions)) in &tagged {
-        let _ = writeln!(out, "            count += u32::from({});", present(field, *versions));
+        let _ = writeln!(
+            out,
+            "            count += u32::from({});",
+            present(field, *versions)
+        );
     }
     out.push_str("            writer.uvarint(count);\n");
     for (field, (number, versions)) in &tagged {

@@ -22,21 +22,36 @@ impl Versions {
     const NONE: Versions = Versions { first: 1, last: 0 };
 
     fn parse(text: &str) -> Versions {
-        let number = |text: &str| text.parse().unwrap_or_else(|_| panic!("not a version: {text}"));
+        let number = |text: &str| {
+            text.parse()
+                .unwrap_or_else(|_| panic!("not a version: {text}"))
+        };
         if text == "none" {
             return Versions::NONE;
         }
         if let Some(first) = text.strip_suffix('+') {
-            return Versions { first: number(first), last: i16::MAX };
+            return Versions {
+                first: number(first),
+                last: i16::MAX,
+            };
         }
         match text.split_once('-') {
-            Some((first, last)) => Versions { first: number(first), last: number(last) },
-            None => Versions { first: number(text), last: number(text) },
+            Some((first, last)) => Versions {
+                first: number(first),
+                last: number(last),
+            },
+            None => Versions {
+                first: number(text),
+                last: number(text),
+            },
         }
     }
 
     pub(crate) fn within(self, other: Versions) -> Versions {
-        Versions { first: self.first.max(other.first), last: self.last.min(other.last) }
+        Versions {
+            first: self.first.max(other.first),
+            last: self.last.min(other.last),
+        }
     }
 
     pub(crate) fn is_empty(self) -> bool {
@@ -87,14 +102,29 @@ pub(crate) struct Api {
 
 /// Reads one table.
 pub(crate) fn parse(text: &str) -> Api {
-    let mut lines = text.lines().filter(|line| !line.trim().is_empty()).peekable();
-    let head: Vec<&str> = lines.next().expect("a table has a head").split_whitespace().collect();
-    let [_, key, name] = head.as_slice() else { panic!("expected `api KEY NAME`: {head:?}") };
+    let mut lines = text
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .peekable();
+    let head: Vec<&str> = lines
+        .next()
+        .expect("a table has a head")
+        .split_whitespace()
+        .collect();
+    let [_, key, name] = head.as_slice() else {
+        panic!("expected `api KEY NAME`: {head:?}")
+    };
     let mut messages = Vec::new();
     while let Some(line) = lines.next() {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let [kind, versions, _, flexible] = words.as_slice() else { panic!("in {name}: {line}") };
-        let suffix = if *kind == "request" { "Request" } else { "Response" };
+        let [kind, versions, _, flexible] = words.as_slice() else {
+            panic!("in {name}: {line}")
+        };
+        let suffix = if *kind == "request" {
+            "Request"
+        } else {
+            "Response"
+        };
         let mut message = Message {
             name: format!("{name}{suffix}"),
             versions: Versions::parse(versions),
@@ -111,7 +141,12 @@ pub(crate) fn parse(text: &str) -> Api {
     }
     let response = messages.pop().expect("a table has a response");
     let request = messages.pop().expect("a table has a request");
-    Api { key: key.parse().expect("a key is a number"), name: (*name).to_owned(), request, response }
+    Api {
+        key: key.parse().expect("a key is a number"),
+        name: (*name).to_owned(),
+        request,
+        response,
+    }
 }
 
 fn indent(line: &str) -> usize {
@@ -121,16 +156,25 @@ fn indent(line: &str) -> usize {
 /// Collects a struct of the lines at `depth` and, after it, those below.
 fn collect(name: String, lines: &[&str], depth: usize, structs: &mut Vec<Struct>) {
     let own = structs.len();
-    structs.push(Struct { name, fields: Vec::new() });
+    structs.push(Struct {
+        name,
+        fields: Vec::new(),
+    });
     let mut at = 0;
     while at < lines.len() {
         let line = lines[at];
         assert_eq!(indent(line), depth, "indentation of `{line}`");
-        let below = lines[at + 1..].iter().take_while(|line| indent(line) > depth).count();
+        let below = lines[at + 1..]
+            .iter()
+            .take_while(|line| indent(line) > depth)
+            .count();
         let inside = &lines[at + 1..at + 1 + below];
         at += 1 + below;
         if let Some(shared) = line.trim().strip_prefix("struct ") {
-            let name = shared.split_whitespace().next().expect("a struct has a name");
+            let name = shared
+                .split_whitespace()
+                .next()
+                .expect("a struct has a name");
             collect(name.to_owned(), inside, depth + 2, structs);
             continue;
         }

@@ -86,7 +86,11 @@ mod tests {
         for Served { api, first, last } in SERVED {
             let info = api.info();
             assert!(*last <= info.last, "{} {last}", info.name);
-            assert!(*first >= info.first || *api == ApiKey::Produce, "{} {first}", info.name);
+            assert!(
+                *first >= info.first || *api == ApiKey::Produce,
+                "{} {first}",
+                info.name
+            );
         }
     }
 

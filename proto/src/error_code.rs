@@ -42,7 +42,10 @@ macro_rules! codes {
     };
 }
 
-#[expect(clippy::derivable_impls, reason = "the macro derives what all codes share; None is one of them")]
+#[expect(
+    clippy::derivable_impls,
+    reason = "the macro derives what all codes share; None is one of them"
+)]
 impl Default for ErrorCode {
     fn default() -> ErrorCode {
         ErrorCode::None
@@ -218,6 +221,9 @@ mod tests {
             assert_eq!(ErrorCode::from_i16(code.code()), *code);
         }
         assert_eq!(ErrorCode::from_i16(9_999), ErrorCode::UnknownServerError);
-        assert_eq!(ErrorCode::NotLeaderOrFollower.name(), "NOT_LEADER_OR_FOLLOWER");
+        assert_eq!(
+            ErrorCode::NotLeaderOrFollower.name(),
+            "NOT_LEADER_OR_FOLLOWER"
+        );
     }
 }

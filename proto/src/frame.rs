@@ -33,7 +33,9 @@ pub enum FrameError {
 /// # Errors
 /// [`FrameError`]; close the connection, for nothing behind it can be found.
 pub fn frame_length(bytes: &[u8], limit: usize) -> Result<Option<usize>, FrameError> {
-    let Some(prefix) = bytes.first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
+    let Some(prefix) = bytes.first_chunk::<LENGTH_BYTES>() else {
+        return Ok(None);
+    };
     let length = i32::from_be_bytes(*prefix);
     match usize::try_from(length) {
         Ok(fits) if fits > limit => Err(FrameError::TooLong { length, limit }),
@@ -68,7 +70,9 @@ impl<'a> RequestHeader<'a> {
             correlation_id: reader.i32()?,
             client_id: None,
         };
-        let Some(api) = ApiKey::from_i16(header.api_key) else { return Ok(header) };
+        let Some(api) = ApiKey::from_i16(header.api_key) else {
+            return Ok(header);
+        };
         // The client id keeps its old form in flexible headers, so that a broker can read it from a
         // version it does not know (KIP-482).
         reader.set_flexible(false);
@@ -81,6 +85,9 @@ impl<'a> RequestHeader<'a> {
     }
 
     /// Writes a header, with room for the frame's length before it; see [`finish`].
+    ///
+    /// # Errors
+    /// [`EncodeError`](crate::wire::EncodeError) if the client id is too long.
     pub fn write(&self, api: ApiKey, writer: &mut Writer) -> Result<(), crate::wire::EncodeError> {
         writer.i32(0);
         writer.i16(self.api_key);
@@ -127,8 +134,14 @@ mod tests {
             assert_eq!(length(short), Err(FrameError::TooShort(short)));
         }
         assert!(matches!(length(1_001), Err(FrameError::TooLong { .. })));
-        assert!(matches!(frame_length(b"GET / HTTP/1.1", 100 << 20), Err(FrameError::TooLong { .. })));
-        assert!(matches!(frame_length(b"\x16\x03\x01\x02\x00", 100 << 20), Err(FrameError::TooLong { .. })));
+        assert!(matches!(
+            frame_length(b"GET / HTTP/1.1", 100 << 20),
+            Err(FrameError::TooLong { .. })
+        ));
+        assert!(matches!(
+            frame_length(b"\x16\x03\x01\x02\x00", 100 << 20),
+            Err(FrameError::TooLong { .. })
+        ));
         assert_eq!(frame_length(&[0, 0, 1], 1_000), Ok(None));
     }
 

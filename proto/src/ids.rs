@@ -57,7 +57,7 @@ impl TopicId {
             // 22 letters hold 132 bits, the last four of them zero.
             if place < 21 {
                 bits = bits << 6 | six;
-            } else if six & 0xf == 0 {
+            } else if six.trailing_zeros() >= 4 {
                 bits = bits << 2 | six >> 4;
             } else {
                 return None;
@@ -75,8 +75,14 @@ impl fmt::Display for TopicId {
         let bits = u128::from_be_bytes(self.0);
         let mut text = String::with_capacity(22);
         for place in 0..22_u32 {
-            let six = if place < 21 { bits >> (122 - 6 * place) } else { bits << 4 } & 0x3f;
-            let letter = usize::try_from(six).ok().and_then(|place| ALPHABET.get(place));
+            let six = if place < 21 {
+                bits >> (122 - 6 * place)
+            } else {
+                bits << 4
+            } & 0x3f;
+            let letter = usize::try_from(six)
+                .ok()
+                .and_then(|place| ALPHABET.get(place));
             text.push(char::from(*letter.unwrap_or(&b'A')));
         }
         f.write_str(&text)
@@ -101,7 +107,12 @@ mod tests {
         assert_eq!(TopicId(one).to_string(), "AAAAAAAAAAAAAAAAAAAAAQ");
         let id = TopicId(*b"0123456789abcdef");
         assert_eq!(TopicId::parse(&id.to_string()), Some(id));
-        for wrong in ["", "AAAAAAAAAAAAAAAAAAAAAB", "AAAAAAAAAAAAAAAAAAAAA", "AAAAAAAAAAAAAAAAAAAA+Q"] {
+        for wrong in [
+            "",
+            "AAAAAAAAAAAAAAAAAAAAAB",
+            "AAAAAAAAAAAAAAAAAAAAA",
+            "AAAAAAAAAAAAAAAAAAAA+Q",
+        ] {
             assert_eq!(TopicId::parse(wrong), None, "{wrong}");
         }
     }

@@ -44,8 +44,11 @@ impl Block {
 
     fn new(at_least: usize) -> Block {
         let capacity = at_least.max(1).next_multiple_of(BLOCK_BYTES);
-        let pooled = class_of(capacity)
-            .and_then(|class| POOL.try_with(|pool| pool.borrow_mut()[class].pop()).ok().flatten());
+        let pooled = class_of(capacity).and_then(|class| {
+            POOL.try_with(|pool| pool.borrow_mut()[class].pop())
+                .ok()
+                .flatten()
+        });
         if let Some(start) = pooled {
             return Block { start, capacity };
         }
@@ -110,7 +113,12 @@ impl BufMut {
     pub fn with_capacity(capacity: usize) -> BufMut {
         let block = Block::new(capacity);
         let capacity = block.capacity;
-        BufMut { memory: Arc::new(Memory::Block(block)), start: 0, len: 0, capacity }
+        BufMut {
+            memory: Arc::new(Memory::Block(block)),
+            start: 0,
+            len: 0,
+            capacity,
+        }
     }
 
     /// Bytes filled.
@@ -163,7 +171,11 @@ impl BufMut {
 
     /// Counts `count` bytes of the free space as filled.
     pub fn advance(&mut self, count: usize) {
-        assert!(count <= self.remaining(), "{count} bytes into {} free", self.remaining());
+        assert!(
+            count <= self.remaining(),
+            "{count} bytes into {} free",
+            self.remaining()
+        );
         self.len += count;
     }
 
@@ -189,7 +201,11 @@ impl BufMut {
 
     /// Shares what is filled; the rest of the memory stays here, empty and writable.
     pub fn split(&mut self) -> Buf {
-        let shared = Buf { start: self.base(), len: self.len, memory: Arc::clone(&self.memory) };
+        let shared = Buf {
+            start: self.base(),
+            len: self.len,
+            memory: Arc::clone(&self.memory),
+        };
         self.start += self.len;
         self.len = 0;
         shared
@@ -203,7 +219,7 @@ impl BufMut {
 
 impl fmt::Debug for BufMut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BufMut").field("len", &self.len).field("capacity", &self.capacity()).finish()
+        write!(f, "BufMut({} of {} bytes)", self.len, self.capacity())
     }
 }
 
@@ -228,11 +244,20 @@ impl Buf {
     }
 
     /// A part of these bytes, over the same memory.
+    #[must_use]
     pub fn slice(&self, range: Range<usize>) -> Buf {
-        assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {}", self.len);
+        assert!(
+            range.start <= range.end && range.end <= self.len,
+            "{range:?} of {}",
+            self.len
+        );
         // SAFETY: the range is inside this view, just asserted.
         let start = unsafe { self.start.add(range.start) };
-        Buf { start, len: range.end - range.start, memory: Arc::clone(&self.memory) }
+        Buf {
+            start,
+            len: range.end - range.start,
+            memory: Arc::clone(&self.memory),
+        }
     }
 
     /// Bytes of the whole allocation that this view keeps alive.
@@ -250,9 +275,14 @@ impl Buf {
     }
 
     /// This view made longer by `other`, which [joins](Buf::joins) it.
+    #[must_use]
     pub fn join(&self, other: &Buf) -> Buf {
         assert!(self.joins(other), "only neighbours can be joined");
-        Buf { start: self.start, len: self.len + other.len, memory: Arc::clone(&self.memory) }
+        Buf {
+            start: self.start,
+            len: self.len + other.len,
+            memory: Arc::clone(&self.memory),
+        }
     }
 }
 
@@ -275,7 +305,11 @@ impl From<Vec<u8>> for Buf {
     fn from(bytes: Vec<u8>) -> Buf {
         let len = bytes.len();
         let memory = Arc::new(Memory::Vec(bytes));
-        Buf { start: memory.start(), len, memory }
+        Buf {
+            start: memory.start(),
+            len,
+            memory,
+        }
     }
 }
 
@@ -317,7 +351,11 @@ mod tests {
         drop(filling);
         let mut again = BufMut::with_capacity(64 << 10);
         again.put_zeros(10);
-        assert_eq!(again.as_slice().as_ptr(), address, "the thread's pool gave it back");
+        assert_eq!(
+            again.as_slice().as_ptr(),
+            address,
+            "the thread's pool gave it back"
+        );
         assert_eq!(again.as_slice(), [0; 10]);
     }
 

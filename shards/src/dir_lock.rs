@@ -41,7 +41,10 @@ impl DirLock {
     /// # Errors
     /// [`LockError`]; nothing is left behind that was not there.
     pub fn acquire(directory: &Path) -> Result<DirLock, LockError> {
-        let failed = |error| LockError::Io { path: directory.to_path_buf(), error };
+        let failed = |error| LockError::Io {
+            path: directory.to_path_buf(),
+            error,
+        };
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -58,8 +61,15 @@ impl DirLock {
             let mut holder = String::new();
             let read = file.read_to_string(&mut holder);
             let known = read.is_ok() && !holder.trim().is_empty();
-            let holder = if known { holder.trim().to_owned() } else { "unknown".to_owned() };
-            return Err(LockError::Held { path: directory.to_path_buf(), holder });
+            let holder = if known {
+                holder.trim().to_owned()
+            } else {
+                "unknown".to_owned()
+            };
+            return Err(LockError::Held {
+                path: directory.to_path_buf(),
+                holder,
+            });
         }
         file.set_len(0).map_err(failed)?;
         file.rewind().map_err(failed)?;
@@ -78,7 +88,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let first = DirLock::acquire(directory.path()).unwrap();
         let refused = DirLock::acquire(directory.path()).unwrap_err();
-        assert!(refused.to_string().contains(&format!("process {}", std::process::id())));
+        assert!(
+            refused
+                .to_string()
+                .contains(&format!("process {}", std::process::id()))
+        );
         drop(first);
         DirLock::acquire(directory.path()).unwrap();
     }

@@ -56,15 +56,26 @@ pub enum DiskError {
 
 fn failure(path: &Path, operation: &'static str, error: io::Error) -> DiskError {
     match error.raw_os_error() {
-        Some(libc::ENOSPC | libc::EDQUOT) => DiskError::NoSpace { path: path.to_path_buf() },
-        Some(libc::ENOENT) => DiskError::NotFound { path: path.to_path_buf() },
-        _ => DiskError::Io { path: path.to_path_buf(), operation, error },
+        Some(libc::ENOSPC | libc::EDQUOT) => DiskError::NoSpace {
+            path: path.to_path_buf(),
+        },
+        Some(libc::ENOENT) => DiskError::NotFound {
+            path: path.to_path_buf(),
+        },
+        _ => DiskError::Io {
+            path: path.to_path_buf(),
+            operation,
+            error,
+        },
     }
 }
 
 /// How to open a file.
 #[derive(Debug, Clone, Copy, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "open(2) has exactly these independent flags")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "open(2) has exactly these independent flags"
+)]
 pub struct OpenOptions {
     /// For writing too, not only for reading.
     pub write: bool,
@@ -106,8 +117,16 @@ impl File {
     /// [`DiskError`], also if the file system does not take the options.
     pub async fn open(path: &Path, options: OpenOptions) -> Result<File, DiskError> {
         let mut flags = libc::O_CLOEXEC;
-        flags |= if options.write { libc::O_RDWR } else { libc::O_RDONLY };
-        flags |= if options.create || options.create_new { libc::O_CREAT } else { 0 };
+        flags |= if options.write {
+            libc::O_RDWR
+        } else {
+            libc::O_RDONLY
+        };
+        flags |= if options.create || options.create_new {
+            libc::O_CREAT
+        } else {
+            0
+        };
         flags |= if options.create_new { libc::O_EXCL } else { 0 };
         flags |= if options.direct { libc::O_DIRECT } else { 0 };
         flags |= if options.dsync { libc::O_DSYNC } else { 0 };
@@ -122,7 +141,11 @@ impl File {
         let fd = RawFd::try_from(fd).expect("descriptors are small");
         // SAFETY: the kernel just gave us this descriptor, and nobody else knows it.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(File { fd, path: path.to_path_buf(), direct: options.direct })
+        Ok(File {
+            fd,
+            path: path.to_path_buf(),
+            direct: options.direct,
+        })
     }
 
     /// Where it was opened.
@@ -135,7 +158,11 @@ impl File {
             let block = BLOCK_BYTES as u64;
             assert_eq!(position % block, 0, "direct I/O at position {position}");
             assert_eq!(len % BLOCK_BYTES, 0, "direct I/O of {len} bytes");
-            assert_eq!(memory.align_offset(BLOCK_BYTES), 0, "direct I/O from unaligned memory");
+            assert_eq!(
+                memory.align_offset(BLOCK_BYTES),
+                0,
+                "direct I/O from unaligned memory"
+            );
         }
     }
 
@@ -146,7 +173,12 @@ impl File {
     pub async fn read_at(&self, position: u64, len: usize) -> Result<Buf, DiskError> {
         let (buf, got) = self.read_up_to(position, len).await?;
         if got < len {
-            return Err(DiskError::Short { path: self.path.clone(), position, wanted: len, got });
+            return Err(DiskError::Short {
+                path: self.path.clone(),
+                position,
+                wanted: len,
+                got,
+            });
         }
         Ok(buf)
     }
@@ -201,7 +233,9 @@ impl File {
             self.check(at, rest.len(), rest.as_ptr());
             let len = u32::try_from(rest.len()).expect("a write is below 4 GiB");
             let fd = types::Fd(self.fd.as_raw_fd());
-            let entry = opcode::Write::new(fd, rest.as_ptr(), len).offset(at).build();
+            let entry = opcode::Write::new(fd, rest.as_ptr(), len)
+                .offset(at)
+                .build();
             // SAFETY: the entry points into the shared memory, which the ring keeps with the Buf.
             let (result, _) = unsafe { uring(&self.path)?.run(entry, rest).await };
             match result {
@@ -227,7 +261,9 @@ impl File {
             .build();
         // SAFETY: the entry points to nothing.
         let (result, ()) = unsafe { uring(&self.path)?.run(entry, ()).await };
-        result.map(drop).map_err(|error| failure(&self.path, "fdatasync", error))
+        result
+            .map(drop)
+            .map_err(|error| failure(&self.path, "fdatasync", error))
     }
 
     /// Reserves room for `len` bytes from the start, and makes the file that long.
@@ -238,7 +274,9 @@ impl File {
         let entry = opcode::Fallocate::new(types::Fd(self.fd.as_raw_fd()), len).build();
         // SAFETY: the entry points to nothing.
         let (result, ()) = unsafe { uring(&self.path)?.run(entry, ()).await };
-        result.map(drop).map_err(|error| failure(&self.path, "fallocate", error))
+        result
+            .map(drop)
+            .map_err(|error| failure(&self.path, "fallocate", error))
     }
 
     /// How long the file is, in bytes.
@@ -289,7 +327,9 @@ pub async fn remove_file(path: &Path) -> Result<(), DiskError> {
     let entry = opcode::UnlinkAt::new(types::Fd(libc::AT_FDCWD), name.as_ptr()).build();
     // SAFETY: the entry points into the CString's heap memory, which the ring keeps.
     let (result, _) = unsafe { uring(path)?.run(entry, name).await };
-    result.map(drop).map_err(|error| failure(path, "unlink", error))
+    result
+        .map(drop)
+        .map_err(|error| failure(path, "unlink", error))
 }
 
 /// Renames a file, replacing what has the new name.
@@ -302,7 +342,9 @@ pub async fn rename(from: &Path, to: &Path) -> Result<(), DiskError> {
     let entry = opcode::RenameAt::new(here, names.0.as_ptr(), here, names.1.as_ptr()).build();
     // SAFETY: the entry points into the CStrings' heap memory, which the ring keeps.
     let (result, _) = unsafe { uring(from)?.run(entry, names).await };
-    result.map(drop).map_err(|error| failure(from, "rename", error))
+    result
+        .map(drop)
+        .map_err(|error| failure(from, "rename", error))
 }
 
 /// Makes the entries of a directory durable.
@@ -314,7 +356,9 @@ pub async fn sync_dir(path: &Path) -> Result<(), DiskError> {
     let entry = opcode::Fsync::new(types::Fd(directory.fd.as_raw_fd())).build();
     // SAFETY: the entry points to nothing.
     let (result, ()) = unsafe { uring(path)?.run(entry, ()).await };
-    result.map(drop).map_err(|error| failure(path, "fsync", error))
+    result
+        .map(drop)
+        .map_err(|error| failure(path, "fsync", error))
 }
 
 /// Makes a directory and those above it. Blocks: for start-up only.
@@ -333,7 +377,13 @@ pub fn list(path: &Path) -> Result<Vec<String>, DiskError> {
     let read = |error| failure(path, "readdir", error);
     let mut names = Vec::new();
     for entry in std::fs::read_dir(path).map_err(read)? {
-        names.push(entry.map_err(read)?.file_name().to_string_lossy().into_owned());
+        names.push(
+            entry
+                .map_err(read)?
+                .file_name()
+                .to_string_lossy()
+                .into_owned(),
+        );
     }
     names.sort();
     Ok(names)
@@ -361,7 +411,15 @@ pub async fn read_file(path: &Path) -> Result<Vec<u8>, DiskError> {
 /// [`DiskError`].
 pub async fn replace_file(path: &Path, bytes: Vec<u8>) -> Result<(), DiskError> {
     let new = path.with_extension("new");
-    let file = File::open(&new, OpenOptions { write: true, create: true, ..OpenOptions::default() }).await?;
+    let file = File::open(
+        &new,
+        OpenOptions {
+            write: true,
+            create: true,
+            ..OpenOptions::default()
+        },
+    )
+    .await?;
     file.set_len(0)?;
     file.write_at(0, &Buf::from(bytes)).await?;
     file.datasync().await?;

@@ -75,7 +75,9 @@ pub struct Mesh<Q, R> {
 
 impl<Q, R> Clone for Mesh<Q, R> {
     fn clone(&self) -> Self {
-        Mesh { inner: Rc::clone(&self.inner) }
+        Mesh {
+            inner: Rc::clone(&self.inner),
+        }
     }
 }
 
@@ -105,8 +107,14 @@ pub fn mesh_seeds<Q: Send, R: Send>(cores: usize) -> Vec<MeshSeed<Q, R>> {
         for high in low + 1..cores {
             let (up, up_out) = ring(RING_PLACES);
             let (down, down_out) = ring(RING_PLACES);
-            seeds[low].ends[high] = Some(SeedEnd { send: up, receive: down_out });
-            seeds[high].ends[low] = Some(SeedEnd { send: down, receive: up_out });
+            seeds[low].ends[high] = Some(SeedEnd {
+                send: up,
+                receive: down_out,
+            });
+            seeds[high].ends[low] = Some(SeedEnd {
+                send: down,
+                receive: up_out,
+            });
         }
     }
     seeds
@@ -163,10 +171,17 @@ impl<Q: Send + 'static, R: Send + 'static> Mesh<Q, R> {
     pub async fn call(&self, to: CoreId, request: Q) -> R {
         let peer = self.peer(to);
         self.take_place(peer).await;
-        let id = peer.free_ids.borrow_mut().pop().expect("as many ids as places");
+        let id = peer
+            .free_ids
+            .borrow_mut()
+            .pop()
+            .expect("as many ids as places");
         let slot = Rc::new(Slot::new());
         peer.waiting.borrow_mut()[id as usize] = Some(Rc::clone(&slot));
-        let pushed = peer.send.borrow_mut().push(Message::Request { id, request });
+        let pushed = peer
+            .send
+            .borrow_mut()
+            .push(Message::Request { id, request });
         assert!(pushed.is_ok(), "a request with a place always finds room");
         peer.wake.wake();
         self.inner.hops.set(self.inner.hops.get() + 1);
@@ -175,7 +190,9 @@ impl<Q: Send + 'static, R: Send + 'static> Mesh<Q, R> {
     }
 
     fn peer(&self, to: CoreId) -> &Peer<Q, R> {
-        self.inner.peers[usize::from(to.0)].as_ref().expect("a core does not call itself")
+        self.inner.peers[usize::from(to.0)]
+            .as_ref()
+            .expect("a core does not call itself")
     }
 
     async fn take_place(&self, peer: &Peer<Q, R>) {
@@ -212,7 +229,11 @@ impl<Q: Send + 'static, R: Send + 'static> Mesh<Q, R> {
                     // Come back after the other tasks had their turn.
                     cx.waker().wake_by_ref();
                 }
-                if batch.is_empty() { Poll::Pending } else { Poll::Ready(batch) }
+                if batch.is_empty() {
+                    Poll::Pending
+                } else {
+                    Poll::Ready(batch)
+                }
             })
             .await;
             for (from, id, request) in batch {
@@ -250,7 +271,9 @@ impl<Q: Send + 'static, R: Send + 'static> Mesh<Q, R> {
     }
 
     fn settle(peer: &Peer<Q, R>, id: u32, reply: R) {
-        let slot = peer.waiting.borrow_mut()[id as usize].take().expect("a reply has its request");
+        let slot = peer.waiting.borrow_mut()[id as usize]
+            .take()
+            .expect("a reply has its request");
         peer.free_ids.borrow_mut().push(id);
         peer.in_flight.set(peer.in_flight.get() - 1);
         slot.fill(reply);
@@ -273,7 +296,10 @@ struct LeaveQueue<'a, Q, R> {
 
 impl<Q, R> Drop for LeaveQueue<'_, Q, R> {
     fn drop(&mut self) {
-        self.peer.queue.borrow_mut().retain(|ticket| *ticket != self.ticket);
+        self.peer
+            .queue
+            .borrow_mut()
+            .retain(|ticket| *ticket != self.ticket);
         self.peer.freed.notify_all();
     }
 }

@@ -22,7 +22,10 @@ fn pollable(socket: Socket) -> io::Result<PollableFd<Socket>> {
 }
 
 fn waits(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
 }
 
 /// Accepts connections.
@@ -67,7 +70,9 @@ impl Listener {
 }
 
 fn address(found: io::Result<SockAddr>) -> io::Result<SocketAddr> {
-    found?.as_socket().ok_or_else(|| io::Error::other("not an internet address"))
+    found?
+        .as_socket()
+        .ok_or_else(|| io::Error::other("not an internet address"))
 }
 
 /// A connection. A clone is the same connection, so that one task may read while another writes.
@@ -79,7 +84,9 @@ pub struct Stream {
 impl Stream {
     fn new(socket: Socket) -> io::Result<Stream> {
         socket.set_tcp_nodelay(true)?;
-        Ok(Stream { socket: Rc::new(pollable(socket)?) })
+        Ok(Stream {
+            socket: Rc::new(pollable(socket)?),
+        })
     }
 
     /// Opens a connection.
@@ -121,12 +128,18 @@ impl Stream {
     ///
     /// The buffer travels in and out, so that a world that completes reads later can own it meanwhile.
     pub async fn read(&self, mut buf: BufMut) -> (io::Result<usize>, BufMut) {
-        assert!(buf.remaining() > 0, "a read into no space looks like the end");
+        assert!(
+            buf.remaining() > 0,
+            "a read into no space looks like the end"
+        );
         loop {
             let spare = buf.spare_mut();
             // SAFETY: `u8` and `MaybeUninit<u8>` have one layout, and recv only writes bytes there.
             let room = unsafe {
-                std::slice::from_raw_parts_mut(spare.as_mut_ptr().cast::<MaybeUninit<u8>>(), spare.len())
+                std::slice::from_raw_parts_mut(
+                    spare.as_mut_ptr().cast::<MaybeUninit<u8>>(),
+                    spare.len(),
+                )
             };
             match self.socket.get_ref().recv(room) {
                 Ok(count) => {
@@ -155,7 +168,11 @@ impl Stream {
                 .enumerate()
                 .map(|(index, slice)| IoSlice::new(if index == 0 { &slice[skip..] } else { slice }))
                 .collect();
-            match self.socket.get_ref().send_vectored_with_flags(&pieces, libc::MSG_NOSIGNAL) {
+            match self
+                .socket
+                .get_ref()
+                .send_vectored_with_flags(&pieces, libc::MSG_NOSIGNAL)
+            {
                 Ok(mut sent) => {
                     while next < slices.len() && sent >= slices[next].len() - skip {
                         sent -= slices[next].len() - skip;
@@ -190,7 +207,11 @@ impl Stream {
 /// # Errors
 /// What the kernel says, above all `AddrInUse`.
 pub fn check_free(address: SocketAddr) -> io::Result<()> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     socket.set_reuse_address(true)?;
     socket.bind(&SockAddr::from(address))?;
     socket.listen(1)
@@ -211,7 +232,11 @@ impl BoundAddress {
     /// # Errors
     /// What the kernel says, above all `AddrInUse`.
     pub fn take(address: SocketAddr, shared: bool) -> io::Result<BoundAddress> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(shared)?;
         socket.bind(&SockAddr::from(address))?;
@@ -233,6 +258,8 @@ impl BoundAddress {
     pub fn listen(&self) -> io::Result<Listener> {
         let socket = self.socket.try_clone()?;
         socket.listen(BACKLOG)?;
-        Ok(Listener { socket: pollable(socket)? })
+        Ok(Listener {
+            socket: pollable(socket)?,
+        })
     }
 }

@@ -73,17 +73,28 @@ where
             .spawn(move || async move {
                 create_queues();
                 let mesh = seed.grow();
-                let result = body(CoreContext { core: mesh.core(), cores, mesh }).await;
+                let result = body(CoreContext {
+                    core: mesh.core(),
+                    cores,
+                    mesh,
+                })
+                .await;
                 Uring::forget();
                 result
             })
-            .map_err(|failed| StartFailed { core, reason: failed.to_string() })?;
+            .map_err(|failed| StartFailed {
+                core,
+                reason: failed.to_string(),
+            })?;
         handles.push((core, handle));
     }
     handles
         .into_iter()
         .map(|(core, handle)| {
-            handle.join().map_err(|failed| StartFailed { core, reason: failed.to_string() })
+            handle.join().map_err(|failed| StartFailed {
+                core,
+                reason: failed.to_string(),
+            })
         })
         .collect()
 }
@@ -103,7 +114,10 @@ fn builder(placement: Placement, core: usize) -> LocalExecutorBuilder {
 pub fn run_alone<T: 'static>(future: impl Future<Output = T>) -> Result<T, StartFailed> {
     let executor = builder(Placement::Unbound, 0)
         .make()
-        .map_err(|failed| StartFailed { core: 0, reason: failed.to_string() })?;
+        .map_err(|failed| StartFailed {
+            core: 0,
+            reason: failed.to_string(),
+        })?;
     Ok(executor.run(async {
         create_queues();
         let result = future.await;
@@ -123,7 +137,9 @@ pub fn online_cpus() -> Vec<usize> {
     }
     let most = usize::try_from(libc::CPU_SETSIZE).unwrap_or(1_024);
     // SAFETY: the index is below CPU_SETSIZE.
-    (0..most).filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) }).collect()
+    (0..most)
+        .filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) })
+        .collect()
 }
 
 /// Ends the process on any panic, after its message: half a node is worse than none, and what is
@@ -150,7 +166,10 @@ pub fn keep_large_allocations() {
 /// # Errors
 /// What the kernel says if it has no signal descriptor to give.
 pub async fn stop_requested() -> io::Result<()> {
-    let fd = SIGNALS.get().copied().ok_or_else(|| io::Error::other("signals are not blocked yet"))?;
+    let fd = SIGNALS
+        .get()
+        .copied()
+        .ok_or_else(|| io::Error::other("signals are not blocked yet"))?;
     let readable = glommio::io::PollableFd::new(SignalFd(fd)).map_err(io::Error::other)?;
     readable.readable().await.map_err(io::Error::other)?;
     let mut info = [0_u8; 128];
@@ -184,7 +203,8 @@ pub fn catch_stop_signals() -> io::Result<()> {
         unsafe { libc::sigaddset(&raw mut set, signal) };
     }
     // SAFETY: the set is initialised.
-    if unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) } != 0 {
+    if unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) } != 0
+    {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the set is initialised.
@@ -192,5 +212,7 @@ pub fn catch_stop_signals() -> io::Result<()> {
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    SIGNALS.set(fd).map_err(|_| io::Error::other("signals are caught already"))
+    SIGNALS
+        .set(fd)
+        .map_err(|_| io::Error::other("signals are caught already"))
 }

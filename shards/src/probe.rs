@@ -9,13 +9,17 @@ use io_uring::IoUring;
 #[derive(Debug, thiserror::Error)]
 pub enum UringRefused {
     /// The kernel or a seccomp profile forbids it.
-    #[error("io_uring is forbidden here ({0}): allow the io_uring system calls in the container's seccomp profile, or set kernel.io_uring_disabled=0")]
+    #[error(
+        "io_uring is forbidden here ({0}): allow the io_uring system calls in the container's seccomp profile, or set kernel.io_uring_disabled=0"
+    )]
     Forbidden(io::Error),
     /// The kernel has none.
     #[error("this kernel has no io_uring ({0}): run Linux 5.15 or later")]
     Missing(io::Error),
     /// Locked memory is too little for the rings.
-    #[error("too little locked memory for io_uring ({0}; memlock limit {1} bytes): raise it with `ulimit -l 8192` or LimitMEMLOCK=")]
+    #[error(
+        "too little locked memory for io_uring ({0}; memlock limit {1} bytes): raise it with `ulimit -l 8192` or LimitMEMLOCK="
+    )]
     Memlock(io::Error, u64),
     /// Something else.
     #[error("io_uring can't be set up: {0}")]
@@ -39,9 +43,16 @@ pub fn io_uring() -> Result<(), UringRefused> {
 }
 
 fn limit(resource: libc::__rlimit_resource_t) -> u64 {
-    let mut limits = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let mut limits = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
     // SAFETY: `limits` is valid to write to.
-    if unsafe { libc::getrlimit(resource, &raw mut limits) } == 0 { limits.rlim_cur } else { 0 }
+    if unsafe { libc::getrlimit(resource, &raw mut limits) } == 0 {
+        limits.rlim_cur
+    } else {
+        0
+    }
 }
 
 /// Bytes this process may lock in memory; `u64::MAX` means no limit.
@@ -56,13 +67,16 @@ pub fn open_files() -> u64 {
 
 /// The kernel's release, as `uname -r` prints it.
 pub fn kernel_release() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/osrelease").map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
+    std::fs::read_to_string("/proc/sys/kernel/osrelease")
+        .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
 }
 
 /// The governor of the first CPU, if the kernel tells.
 pub fn cpu_governor() -> Option<String> {
     let path = "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor";
-    std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
+    std::fs::read_to_string(path)
+        .ok()
+        .map(|text| text.trim().to_owned())
 }
 
 /// The type of the file system that holds `path`, as the kernel's magic number names it.

@@ -56,13 +56,26 @@ pub(crate) struct Consumer<T> {
 pub(crate) fn ring<T: Send>(capacity: usize) -> (Producer<T>, Consumer<T>) {
     let places = capacity.next_power_of_two();
     let shared = Arc::new(Shared {
-        slots: (0..places).map(|_| UnsafeCell::new(MaybeUninit::uninit())).collect(),
+        slots: (0..places)
+            .map(|_| UnsafeCell::new(MaybeUninit::uninit()))
+            .collect(),
         mask: places - 1,
         head: Padded(AtomicUsize::new(0)),
         tail: Padded(AtomicUsize::new(0)),
     });
-    let producer = Producer { shared: Arc::clone(&shared), tail: 0, head_seen: 0 };
-    (producer, Consumer { shared, head: 0, tail_seen: 0 })
+    let producer = Producer {
+        shared: Arc::clone(&shared),
+        tail: 0,
+        head_seen: 0,
+    };
+    (
+        producer,
+        Consumer {
+            shared,
+            head: 0,
+            tail_seen: 0,
+        },
+    )
 }
 
 impl<T: Send> Producer<T> {

@@ -25,6 +25,9 @@ fn os_seed() -> u64 {
     let mut bytes = [0_u8; 8];
     // SAFETY: the buffer is valid for its eight bytes.
     let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-    assert_eq!(got, 8, "the kernel's random source answers short reads whole");
+    assert_eq!(
+        got, 8,
+        "the kernel's random source answers short reads whole"
+    );
     u64::from_ne_bytes(bytes) | 1
 }

@@ -35,7 +35,11 @@ impl Notify {
         self.stored.set(true);
         let first = {
             let mut waiting = self.waiting.borrow_mut();
-            if waiting.is_empty() { None } else { Some(waiting.remove(0)) }
+            if waiting.is_empty() {
+                None
+            } else {
+                Some(waiting.remove(0))
+            }
         };
         if let Some((_, waker)) = first {
             waker.wake();
@@ -53,7 +57,11 @@ impl Notify {
     /// Resolves when the bell rings. Rings count from this call on, not from the first poll, so
     /// nothing is lost between looking at a state and awaiting its change.
     pub fn notified(&self) -> Notified<'_> {
-        Notified { bell: self, seen: self.rings.get(), id: None }
+        Notified {
+            bell: self,
+            seen: self.rings.get(),
+            id: None,
+        }
     }
 }
 
@@ -77,7 +85,9 @@ impl Future for Notified<'_> {
             return Poll::Ready(());
         }
         let mut waiting = bell.waiting.borrow_mut();
-        let known = self.id.and_then(|id| waiting.iter().position(|(other, _)| *other == id));
+        let known = self
+            .id
+            .and_then(|id| waiting.iter().position(|(other, _)| *other == id));
         if let Some(place) = known {
             waiting[place].1.clone_from(cx.waker());
         } else {
@@ -114,7 +124,10 @@ pub struct Slot<T> {
 
 impl<T> Default for Slot<T> {
     fn default() -> Slot<T> {
-        Slot { value: RefCell::new(None), filled: Notify::new() }
+        Slot {
+            value: RefCell::new(None),
+            filled: Notify::new(),
+        }
     }
 }
 
@@ -149,7 +162,9 @@ mod tests {
     use super::*;
 
     fn poll(future: Pin<&mut impl Future<Output = ()>>) -> bool {
-        future.poll(&mut Context::from_waker(Waker::noop())).is_ready()
+        future
+            .poll(&mut Context::from_waker(Waker::noop()))
+            .is_ready()
     }
 
     #[test]

@@ -51,8 +51,16 @@ pub(crate) fn create_queues() {
             Latency::Matters(FOREGROUND_LATENCY),
             "foreground",
         ),
-        replication: executor.create_task_queue(Shares::Static(300), Latency::NotImportant, "replication"),
-        background: executor.create_task_queue(Shares::Static(100), Latency::NotImportant, "background"),
+        replication: executor.create_task_queue(
+            Shares::Static(300),
+            Latency::NotImportant,
+            "replication",
+        ),
+        background: executor.create_task_queue(
+            Shares::Static(100),
+            Latency::NotImportant,
+            "background",
+        ),
     };
     QUEUES.set(Some(queues));
     for period in HEARTBEATS {
@@ -97,7 +105,9 @@ pub fn spawn<T: 'static>(future: impl Future<Output = T> + 'static) -> Task<T> {
 
 /// Runs a future on this core, in the given queue.
 pub fn spawn_in<T: 'static>(queue: Queue, future: impl Future<Output = T> + 'static) -> Task<T> {
-    let Some(queues) = QUEUES.get() else { return spawn(future) };
+    let Some(queues) = QUEUES.get() else {
+        return spawn(future);
+    };
     let handle = match queue {
         Queue::Foreground => queues.foreground,
         Queue::Replication => queues.replication,

@@ -31,7 +31,10 @@ impl Add<Duration> for Instant {
     type Output = Instant;
 
     fn add(self, after: Duration) -> Instant {
-        Instant(self.0.saturating_add(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX)))
+        Instant(
+            self.0
+                .saturating_add(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX)),
+        )
     }
 }
 
@@ -45,7 +48,10 @@ impl Sub for Instant {
 
 /// The monotonic clock.
 pub fn now() -> Instant {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: `time` is a valid timespec to write to; CLOCK_MONOTONIC always exists.
     let failed = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
     assert_eq!(failed, 0, "the monotonic clock answers");
@@ -56,7 +62,9 @@ pub fn now() -> Instant {
 
 /// The wall clock in milliseconds since 1970. It may jump; never used for order or deadlines.
 pub fn wall_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 

@@ -1,4 +1,4 @@
-//! The core's own io_uring for files.
+//! The core's own `io_uring` for files.
 //!
 //! glommio's files write only glommio's own buffers, but the log must write the front of a buffer
 //! whose rest still fills. So each core drives files through a ring of its own, and lets glommio watch that
@@ -95,10 +95,16 @@ impl Uring {
         let mut wakers = Vec::new();
         {
             let mut inner = self.inner.borrow_mut();
-            let Inner { ring, operations, free } = &mut *inner;
+            let Inner {
+                ring,
+                operations,
+                free,
+            } = &mut *inner;
             for completion in ring.completion() {
                 let place = usize::try_from(completion.user_data()).expect("our own number");
-                let operation = operations[place].as_mut().expect("a completion has its operation");
+                let operation = operations[place]
+                    .as_mut()
+                    .expect("a completion has its operation");
                 operation.result = Some(completion.result());
                 wakers.extend(operation.waker.take());
                 if operation.orphaned {
@@ -130,7 +136,10 @@ impl Uring {
         }
         let place = {
             let mut inner = self.inner.borrow_mut();
-            let place = inner.free.pop().expect("room was just seen, and nothing awaited since");
+            let place = inner
+                .free
+                .pop()
+                .expect("room was just seen, and nothing awaited since");
             inner.operations[place] = Some(Operation {
                 keep: Some(Box::new(keep)),
                 result: None,
@@ -144,7 +153,11 @@ impl Uring {
             assert!(pushed.is_ok(), "as many entries as places");
             place
         };
-        let waiting = Waiting { uring: Rc::clone(self), place, done: false };
+        let waiting = Waiting {
+            uring: Rc::clone(self),
+            place,
+            done: false,
+        };
         if let Err(failed) = self.submit() {
             // The entry stays queued and goes with the next submission; tell the truth meanwhile.
             tracing::error!(error = %failed, "io_uring_enter failed");
@@ -184,7 +197,9 @@ impl Future for Waiting {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let uring = Rc::clone(&self.uring);
         let mut inner = uring.inner.borrow_mut();
-        let operation = inner.operations[self.place].as_mut().expect("held until taken below");
+        let operation = inner.operations[self.place]
+            .as_mut()
+            .expect("held until taken below");
         let Some(result) = operation.result else {
             operation.waker = Some(cx.waker().clone());
             return Poll::Pending;
@@ -206,7 +221,9 @@ impl Drop for Waiting {
             return;
         }
         let mut inner = self.uring.inner.borrow_mut();
-        let operation = inner.operations[self.place].as_mut().expect("not taken yet");
+        let operation = inner.operations[self.place]
+            .as_mut()
+            .expect("not taken yet");
         if operation.result.is_none() {
             operation.orphaned = true;
             return;

@@ -30,7 +30,9 @@ pub async fn accept(broker: Rc<Broker>, listener: Listener, plan: Rc<ListenerPla
 /// Serves a connection in a task of its own, or drops it.
 fn admit(broker: &Rc<Broker>, stream: Stream, plan: &Rc<ListenerPlan>) {
     // Both fail only for a client that has gone already.
-    let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else { return };
+    let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else {
+        return;
+    };
     let admitted = match broker.connections.admit(peer.ip()) {
         Ok(admitted) => admitted,
         Err(refused) => {
@@ -61,7 +63,9 @@ fn admit(broker: &Rc<Broker>, stream: Stream, plan: &Rc<ListenerPlan>) {
             Ended::Closed | Ended::Draining | Ended::Socket(_) => {}
         }
         match ended {
-            Ended::Frame(_) | Ended::Refused(_) => tracing::warn!(%peer, reason = %ended, "a connection was closed"),
+            Ended::Frame(_) | Ended::Refused(_) => {
+                tracing::warn!(%peer, reason = %ended, "a connection was closed")
+            }
             _ => tracing::debug!(%peer, reason = %ended, "a connection ended"),
         }
     })

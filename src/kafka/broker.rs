@@ -44,8 +44,11 @@ impl Broker {
         // Each core's sessions have numbers of their own, so that a session that is presented to
         // another core is not found there instead of being another's.
         let first_id = 1 + i32::from(shard.core().0) * 8_000_000;
-        let sessions =
-            FetchSessions::new(limits.fetch_sessions_max, limits.fetch_session_partitions_max, first_id);
+        let sessions = FetchSessions::new(
+            limits.fetch_sessions_max,
+            limits.fetch_session_partitions_max,
+            first_id,
+        );
         Rc::new(Broker {
             shard,
             connections,

@@ -70,21 +70,33 @@ pub(super) async fn serve(broker: Rc<Broker>, stream: Stream, view: View) -> End
         reader_ended: Cell::new(false),
         writer_ended: Cell::new(false),
     });
-    let writer = spawn(write(Rc::clone(&broker), stream.clone(), Rc::clone(&shared)));
-    let mut reader = FrameReader { stream: stream.clone(), buf: BufMut::with_capacity(READ_BYTES) };
+    let writer = spawn(write(
+        Rc::clone(&broker),
+        stream.clone(),
+        Rc::clone(&shared),
+    ));
+    let mut reader = FrameReader {
+        stream: stream.clone(),
+        buf: BufMut::with_capacity(READ_BYTES),
+    };
     let ended = read(&broker, &mut reader, &view, &shared).await;
     shared.reader_ended.set(true);
     shared.queued.notify_one();
     match ended {
         // The client sent rubbish: what it is owed goes out, then nothing more.
-        Ended::Closed | Ended::Draining | Ended::Frame(_) | Ended::Refused(_) => drop(writer.await),
+        Ended::Closed | Ended::Draining | Ended::Frame(_) | Ended::Refused(_) => writer.await,
         Ended::Idle(_) | Ended::SlowRequest(_) | Ended::Socket(_) => drop(writer),
     }
     stream.shutdown();
     ended
 }
 
-async fn read(broker: &Rc<Broker>, reader: &mut FrameReader, view: &View, shared: &Shared) -> Ended {
+async fn read(
+    broker: &Rc<Broker>,
+    reader: &mut FrameReader,
+    view: &View,
+    shared: &Shared,
+) -> Ended {
     let limit = broker.limits_config().in_flight_requests_per_connection_max;
     loop {
         if let Err(ended) = has_room(shared, limit).await {
@@ -144,7 +156,9 @@ impl FrameReader {
                 self.fill(broker, idle).await?.ok_or(Ended::Idle(idle))?;
             } else {
                 let slow = Duration::from_millis(limits.request_read_timeout_ms);
-                self.fill(broker, slow).await?.ok_or(Ended::SlowRequest(slow))?;
+                self.fill(broker, slow)
+                    .await?
+                    .ok_or(Ended::SlowRequest(slow))?;
             }
         }
     }
@@ -185,7 +199,9 @@ impl FrameReader {
             }
             drained.as_mut().poll(cx).map(|()| Err(Ended::Draining))
         });
-        let Ok(done) = timeout(limit, both).await else { return Ok(None) };
+        let Ok(done) = timeout(limit, both).await else {
+            return Ok(None);
+        };
         let (count, buf) = done?;
         self.buf = buf;
         match count? {

@@ -57,7 +57,10 @@ impl ConnectionLimits {
             self.open.fetch_sub(1, Ordering::Relaxed);
             return Err(Refused::Address);
         }
-        Ok(Admitted { limits: Arc::clone(self), slot })
+        Ok(Admitted {
+            limits: Arc::clone(self),
+            slot,
+        })
     }
 
     /// How many connections are open.
@@ -76,7 +79,10 @@ pub struct Admitted {
 impl Drop for Admitted {
     fn drop(&mut self) {
         let before = self.limits.by_address[self.slot].fetch_sub(1, Ordering::Relaxed);
-        assert!(before > 0, "an address closed more connections than it opened");
+        assert!(
+            before > 0,
+            "an address closed more connections than it opened"
+        );
         let before = self.limits.open.fetch_sub(1, Ordering::Relaxed);
         assert!(before > 0, "more connections closed than opened");
     }
@@ -90,7 +96,9 @@ fn slot_of(address: IpAddr) -> usize {
     };
     let hash = octets
         .iter()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, octet| (hash ^ u64::from(*octet)).wrapping_mul(0x0100_0000_01b3));
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, octet| {
+            (hash ^ u64::from(*octet)).wrapping_mul(0x0100_0000_01b3)
+        });
     usize::try_from((hash >> 32) % SLOTS as u64).expect("below SLOTS")
 }
 
@@ -105,9 +113,15 @@ mod tests {
         let (one, two): (IpAddr, IpAddr) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
         let first = limits.admit(one).expect("room");
         let _second = limits.admit(one).expect("room");
-        assert_eq!(limits.admit(one).expect_err("third of one address"), Refused::Address);
+        assert_eq!(
+            limits.admit(one).expect_err("third of one address"),
+            Refused::Address
+        );
         let _third = limits.admit(two).expect("room");
-        assert_eq!(limits.admit(two).expect_err("fourth of the node"), Refused::Node);
+        assert_eq!(
+            limits.admit(two).expect_err("fourth of the node"),
+            Refused::Node
+        );
         assert_eq!(limits.open(), 3);
         drop(first);
         limits.admit(one).expect("a place came back");

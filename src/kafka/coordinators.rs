@@ -137,7 +137,12 @@ fn coordinator(
 
 /// Where a key's partition of a coordinator's topic lives, or will live: until the topic is made
 /// its partitions go round the lanes, as placement will put them.
-pub(crate) fn coordinator_place(image: &Image, topic: &str, partitions: i32, key: &str) -> PartitionPlace {
+pub(crate) fn coordinator_place(
+    image: &Image,
+    topic: &str,
+    partitions: i32,
+    key: &str,
+) -> PartitionPlace {
     let existing = image.topic(topic);
     let count = existing
         .map_or(partitions, |topic| topic.partition_count())

@@ -22,8 +22,8 @@ use super::broker::Broker;
 use super::listener::View;
 use super::log_dirs::LogDir;
 use super::response::{ReplyTo, ResponseError, Slices};
-use super::{cluster, configs, coordinators, fetch, log_dirs, metadata, offsets, produce, topics};
 use super::topic_partitions;
+use super::{cluster, configs, coordinators, fetch, log_dirs, metadata, offsets, produce, topics};
 
 /// Why a connection is closed instead of answered.
 #[derive(Debug, thiserror::Error)]
@@ -67,9 +67,18 @@ pub(super) async fn dispatch(
     let header = RequestHeader::read(&mut reader)?;
     let (api_key, version) = (header.api_key, header.api_version);
     let served = SERVED.iter().find(|served| served.api as i16 == api_key);
-    let Some(served) = served else { return Err(Refused::NotServed { api_key, version }) };
-    broker.shard.metrics().request(api_key, served.api.info().name);
-    let reply_to = ReplyTo { api: served.api, version, correlation_id: header.correlation_id };
+    let Some(served) = served else {
+        return Err(Refused::NotServed { api_key, version });
+    };
+    broker
+        .shard
+        .metrics()
+        .request(api_key, served.api.info().name);
+    let reply_to = ReplyTo {
+        api: served.api,
+        version,
+        correlation_id: header.correlation_id,
+    };
     if served.api == ApiKey::ApiVersions {
         return api_versions(reply_to).map(Answer::Now);
     }
@@ -84,7 +93,13 @@ pub(super) async fn dispatch(
     let body = frame.len() - reader.rest().len();
     let (broker, view) = (Rc::clone(broker), view.clone());
     Ok(Answer::Later(Box::pin(async move {
-        answer(&broker, &view, frame.get(body..).unwrap_or_default(), reply_to).await
+        answer(
+            &broker,
+            &view,
+            frame.get(body..).unwrap_or_default(),
+            reply_to,
+        )
+        .await
     })))
 }
 
@@ -97,11 +112,22 @@ fn api_versions(reply_to: ReplyTo) -> Result<Slices, Refused> {
         min_version: served.first,
         max_version: served.last,
     });
-    let code = if known { ErrorCode::None } else { ErrorCode::UnsupportedVersion };
-    let response =
-        ApiVersionsResponse { error_code: code.into(), api_keys: keys.collect(), ..ApiVersionsResponse::default() };
+    let code = if known {
+        ErrorCode::None
+    } else {
+        ErrorCode::UnsupportedVersion
+    };
+    let response = ApiVersionsResponse {
+        error_code: code.into(),
+        api_keys: keys.collect(),
+        ..ApiVersionsResponse::default()
+    };
     let version = if known { reply_to.version } else { 0 };
-    Ok(ReplyTo { version, ..reply_to }.with(&response)?)
+    Ok(ReplyTo {
+        version,
+        ..reply_to
+    }
+    .with(&response)?)
 }
 
 /// Reads a whole message.
@@ -112,7 +138,10 @@ fn read<'a, M: Message<'a>>(body: &'a [u8], version: i16) -> Result<M, DecodeErr
     Ok(message)
 }
 
-#[expect(clippy::too_many_lines, reason = "one arm an API: a table that reads top to bottom")]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one arm an API: a table that reads top to bottom"
+)]
 async fn answer(
     broker: &Rc<Broker>,
     view: &View,
@@ -136,9 +165,9 @@ async fn answer(
         }
         ApiKey::FindCoordinator => {
             let request: FindCoordinatorRequest<'_> = read(body, version)?;
-            let found = broker.shard.image(|image| {
-                coordinators::find_coordinator(image, view, &request, version)
-            });
+            let found = broker
+                .shard
+                .image(|image| coordinators::find_coordinator(image, view, &request, version));
             reply_to.with(&found)?
         }
         ApiKey::CreateTopics => {
@@ -180,20 +209,24 @@ async fn answer(
         }
         ApiKey::ListConfigResources => {
             let request: ListConfigResourcesRequest<'_> = read(body, version)?;
-            let listed = broker.shard.image(|image| {
-                configs::list_config_resources(image, view, &request, version)
-            });
+            let listed = broker
+                .shard
+                .image(|image| configs::list_config_resources(image, view, &request, version));
             reply_to.with(&listed)?
         }
         ApiKey::DescribeCluster => {
             let request: DescribeClusterRequest = read(body, version)?;
-            let told = broker.shard.image(|image| cluster::describe_cluster(image, view, &request, version));
+            let told = broker
+                .shard
+                .image(|image| cluster::describe_cluster(image, view, &request, version));
             reply_to.with(&told)?
         }
         ApiKey::DescribeLogDirs => {
             let request: DescribeLogDirsRequest<'_> = read(body, version)?;
             let dirs = [disk_use(broker, view).await];
-            let told = broker.shard.image(|image| log_dirs::describe_log_dirs(image, &request, &dirs));
+            let told = broker
+                .shard
+                .image(|image| log_dirs::describe_log_dirs(image, &request, &dirs));
             reply_to.with(&told)?
         }
         ApiKey::DescribeProducers => {
@@ -202,12 +235,17 @@ async fn answer(
         }
         ApiKey::DescribeTopicPartitions => {
             let request: DescribeTopicPartitionsRequest<'_> = read(body, version)?;
-            let told = broker.shard.image(|image| {
-                topic_partitions::describe_topic_partitions(image, view, &request)
-            });
+            let told = broker
+                .shard
+                .image(|image| topic_partitions::describe_topic_partitions(image, view, &request));
             reply_to.with(&told.map_err(|refusal| Refused::Protocol(refusal.to_string()))?)?
         }
-        api => return Err(Refused::NotServed { api_key: api as i16, version }),
+        api => {
+            return Err(Refused::NotServed {
+                api_key: api as i16,
+                version,
+            });
+        }
     })
 }
 
@@ -215,15 +253,25 @@ async fn answer(
 async fn disk_use(broker: &Rc<Broker>, view: &View) -> LogDir {
     let cores: Vec<CoreId> = match view.shown_core() {
         Some(core) => vec![CoreId(core)],
-        None => (0..broker.shard.cores()).filter_map(|core| u16::try_from(core).ok().map(CoreId)).collect(),
+        None => (0..broker.shard.cores())
+            .filter_map(|core| u16::try_from(core).ok().map(CoreId))
+            .collect(),
     };
     let mut sizes = Vec::new();
     for core in cores {
         let own = broker.shard.sizes_of(core).await;
-        sizes.extend(own.iter().map(|size| (size.key.topic, size.key.index, size.size_bytes)));
+        sizes.extend(
+            own.iter()
+                .map(|size| (size.key.topic, size.key.index, size.size_bytes)),
+        );
     }
     let path = broker.config.data.dir.clone();
     let space = streambus_shards::disk::space(std::path::Path::new(&path));
     let (total_bytes, usable_bytes) = space.unwrap_or((0, 0));
-    LogDir { path, total_bytes, usable_bytes, sizes }
+    LogDir {
+        path,
+        total_bytes,
+        usable_bytes,
+        sizes,
+    }
 }

@@ -44,7 +44,9 @@ pub(super) async fn fetch(
     let began = now();
     let limits = broker.limits_config();
     let number = |value: i32| usize::try_from(value).unwrap_or(0);
-    let wait_ms = u64::try_from(request.max_wait_ms).unwrap_or(0).min(limits.fetch_wait_max_ms);
+    let wait_ms = u64::try_from(request.max_wait_ms)
+        .unwrap_or(0)
+        .min(limits.fetch_wait_max_ms);
     let asked = Asked {
         wait: Duration::from_millis(wait_ms),
         bytes_min: number(request.min_bytes),
@@ -54,11 +56,17 @@ pub(super) async fn fetch(
             _ => Isolation::ReadCommitted,
         },
     };
-    let planned = broker.sessions.borrow_mut().plan(session_request(request, reply_to.version), wall_ms());
+    let planned = broker
+        .sessions
+        .borrow_mut()
+        .plan(session_request(request, reply_to.version), wall_ms());
     let plan = match planned {
         Ok(plan) => plan,
         Err(code) => {
-            let refused = FetchResponse { error_code: code.into(), ..FetchResponse::default() };
+            let refused = FetchResponse {
+                error_code: code.into(),
+                ..FetchResponse::default()
+            };
             return Ok(reply_to.with(&refused)?);
         }
     };
@@ -66,8 +74,14 @@ pub(super) async fn fetch(
     figures.parse_ns.record(nanos(began.elapsed()));
     let outcomes = read_enough(broker, &plan.wanted, &asked).await;
     let found = now();
-    figures.bytes.increment(outcomes.iter().map(|outcome| outcome.bytes() as u64).sum());
-    for failed in outcomes.iter().map(|outcome| outcome.error).filter(|code| *code != ErrorCode::None) {
+    figures
+        .bytes
+        .increment(outcomes.iter().map(|outcome| outcome.bytes() as u64).sum());
+    for failed in outcomes
+        .iter()
+        .map(|outcome| outcome.error)
+        .filter(|code| *code != ErrorCode::None)
+    {
         broker.shard.metrics().error(failed.code(), failed.name());
     }
     let slices = answer(broker, &plan, outcomes, asked.isolation, reply_to);
@@ -79,7 +93,11 @@ pub(super) async fn fetch(
 fn session_request(request: &FetchRequest<'_>, version: i16) -> SessionRequest {
     let by_id = version >= TOPIC_IDS_FROM;
     let name = |name: &str, id: TopicId| {
-        if by_id { TopicRef::Id(id) } else { TopicRef::Name(name.into()) }
+        if by_id {
+            TopicRef::Id(id)
+        } else {
+            TopicRef::Name(name.into())
+        }
     };
     let mut wanted = Vec::new();
     for topic in &request.topics {
@@ -96,7 +114,12 @@ fn session_request(request: &FetchRequest<'_>, version: i16) -> SessionRequest {
     let mut forgotten = Vec::new();
     for topic in &request.forgotten_topics_data {
         let topic_ref = name(&topic.topic, topic.topic_id);
-        forgotten.extend(topic.partitions.iter().map(|index| (topic_ref.clone(), index)));
+        forgotten.extend(
+            topic
+                .partitions
+                .iter()
+                .map(|index| (topic_ref.clone(), index)),
+        );
     }
     SessionRequest {
         session_id: request.session_id,
@@ -112,10 +135,21 @@ async fn read_enough(broker: &Rc<Broker>, wanted: &[Wanted], asked: &Asked) -> V
     let deadline = now() + asked.wait;
     loop {
         let (keys, items) = resolve(broker, wanted, asked.isolation);
-        let room = broker.limits_config().fetch_bytes_per_core_max.saturating_sub(broker.fetch_bytes.get());
+        let room = broker
+            .limits_config()
+            .fetch_bytes_per_core_max
+            .saturating_sub(broker.fetch_bytes.get());
         let reading = now();
-        let read = broker.shard.read_anywhere(items, asked.bytes_max.min(room)).await;
-        broker.shard.metrics().fetch.read_ns.record(nanos(reading.elapsed()));
+        let read = broker
+            .shard
+            .read_anywhere(items, asked.bytes_max.min(room))
+            .await;
+        broker
+            .shard
+            .metrics()
+            .fetch
+            .read_ns
+            .record(nanos(reading.elapsed()));
         let mut read = read.into_iter();
         let outcomes: Vec<ReadOutcome> = keys
             .iter()
@@ -125,7 +159,9 @@ async fn read_enough(broker: &Rc<Broker>, wanted: &[Wanted], asked: &Asked) -> V
             })
             .collect();
         let bytes: usize = outcomes.iter().map(ReadOutcome::bytes).sum();
-        let failed = outcomes.iter().any(|outcome| outcome.error != ErrorCode::None);
+        let failed = outcomes
+            .iter()
+            .any(|outcome| outcome.error != ErrorCode::None);
         let left = deadline.since(now());
         let full = broker.parked.get() >= broker.limits_config().parked_fetches_max;
         if bytes >= asked.bytes_min || failed || wanted.is_empty() || left.is_zero() || full {
@@ -141,9 +177,17 @@ async fn read_enough(broker: &Rc<Broker>, wanted: &[Wanted], asked: &Asked) -> V
         let _parked = Parked::new(&broker.parked);
         let waiting = now();
         broker.shard.await_records_anywhere(seen, left).await;
-        broker.shard.metrics().fetch.wait_ns.record(nanos(waiting.elapsed()));
+        broker
+            .shard
+            .metrics()
+            .fetch
+            .wait_ns
+            .record(nanos(waiting.elapsed()));
         if broker.draining.get() {
-            return wanted.iter().map(|_| ReadOutcome::failed(ErrorCode::NotLeaderOrFollower)).collect();
+            return wanted
+                .iter()
+                .map(|_| ReadOutcome::failed(ErrorCode::NotLeaderOrFollower))
+                .collect();
         }
     }
 }
@@ -192,10 +236,16 @@ fn key_of(image: &Image, wanted: &Wanted) -> Result<PartitionKey, ErrorCode> {
     };
     let topic = topic.ok_or(unknown)?;
     match topic.partition(wanted.index) {
-        Some(_) => Ok(PartitionKey { topic: topic.id, index: wanted.index }),
+        Some(_) => Ok(PartitionKey {
+            topic: topic.id,
+            index: wanted.index,
+        }),
         None => Err(ErrorCode::UnknownTopicOrPartition),
     }
 }
+
+/// A topic's part of a response, and the records that go in between.
+type TopicPart<'a> = (&'a TopicRef, Vec<PartitionData<'static>>, Vec<Vec<Buf>>);
 
 /// The response, with the records in between.
 fn answer(
@@ -205,7 +255,7 @@ fn answer(
     isolation: Isolation,
     reply_to: ReplyTo,
 ) -> Result<Slices, Refused> {
-    let mut topics: Vec<(&TopicRef, Vec<PartitionData<'static>>, Vec<Vec<Buf>>)> = Vec::new();
+    let mut topics: Vec<TopicPart<'_>> = Vec::new();
     let mut places: FxHashMap<&TopicRef, usize> = FxHashMap::default();
     let mut sessions = broker.sessions.borrow_mut();
     for (wanted, outcome) in plan.wanted.iter().zip(outcomes) {
@@ -240,8 +290,10 @@ fn answer(
     let mut responses = Vec::with_capacity(topics.len());
     for (topic, partitions, bytes) in topics {
         records.extend(bytes);
-        let mut response =
-            FetchableTopicResponse { partitions: partitions.into(), ..FetchableTopicResponse::default() };
+        let mut response = FetchableTopicResponse {
+            partitions: partitions.into(),
+            ..FetchableTopicResponse::default()
+        };
         match topic {
             TopicRef::Name(name) => response.topic = name.to_string().into(),
             TopicRef::Id(id) => response.topic_id = *id,

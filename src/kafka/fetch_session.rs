@@ -86,12 +86,17 @@ impl Session {
 
     fn follow(&mut self, wanted: Wanted) {
         let key = (wanted.topic.clone(), wanted.index);
-        if let Some(followed) = self.places.get(&key).and_then(|place| self.order.get_mut(place)) {
+        if let Some(followed) = self
+            .places
+            .get(&key)
+            .and_then(|place| self.order.get_mut(place))
+        {
             followed.wanted = wanted;
             return;
         }
         self.places.insert(key, self.next_place);
-        self.order.insert(self.next_place, Followed { wanted, told: None });
+        self.order
+            .insert(self.next_place, Followed { wanted, told: None });
         self.next_place += 1;
     }
 
@@ -102,7 +107,10 @@ impl Session {
     }
 
     fn wanted(&self) -> Vec<Wanted> {
-        self.order.values().map(|followed| followed.wanted.clone()).collect()
+        self.order
+            .values()
+            .map(|followed| followed.wanted.clone())
+            .collect()
     }
 }
 
@@ -162,12 +170,6 @@ impl FetchSessions {
         self.sessions.len()
     }
 
-    /// Whether there is none.
-    #[cfg(test)]
-    pub(crate) fn is_empty(&self) -> bool {
-        self.sessions.is_empty()
-    }
-
     /// Applies what a request says and plans its reads.
     ///
     /// # Errors
@@ -177,7 +179,11 @@ impl FetchSessions {
         match request.epoch {
             FINAL_EPOCH => {
                 self.end(request.session_id);
-                Ok(Plan { session_id: 0, incremental: false, wanted: request.wanted })
+                Ok(Plan {
+                    session_id: 0,
+                    incremental: false,
+                    wanted: request.wanted,
+                })
             }
             INITIAL_EPOCH => {
                 self.end(request.session_id);
@@ -188,14 +194,26 @@ impl FetchSessions {
     }
 
     /// Whether an incremental answer mentions this partition, and remembers that it did.
-    pub(crate) fn changed(&mut self, plan: &Plan, wanted: &Wanted, now: Told, has_records: bool) -> bool {
+    pub(crate) fn changed(
+        &mut self,
+        plan: &Plan,
+        wanted: &Wanted,
+        now: Told,
+        has_records: bool,
+    ) -> bool {
         if plan.session_id == 0 {
             return true;
         }
-        let Some(session) = self.sessions.get_mut(&plan.session_id) else { return true };
+        let Some(session) = self.sessions.get_mut(&plan.session_id) else {
+            return true;
+        };
         let key = (wanted.topic.clone(), wanted.index);
-        let Some(place) = session.places.get_mut(&key) else { return true };
-        let Some(mut followed) = session.order.remove(place) else { return true };
+        let Some(place) = session.places.get_mut(&key) else {
+            return true;
+        };
+        let Some(mut followed) = session.order.remove(place) else {
+            return true;
+        };
         let changed = !plan.incremental || has_records || now.failed || followed.told != Some(now);
         followed.told = Some(now);
         if has_records {
@@ -207,7 +225,11 @@ impl FetchSessions {
     }
 
     fn begin(&mut self, request: SessionRequest, now_ms: i64) -> Plan {
-        let sessionless = |wanted| Plan { session_id: 0, incremental: false, wanted };
+        let sessionless = |wanted| Plan {
+            session_id: 0,
+            incremental: false,
+            wanted,
+        };
         // A client that follows nothing, as the first request of a new consumer does, still gets a
         // session: the partitions come with the next request.
         if !self.make_room(request.wanted.len(), now_ms) {
@@ -220,14 +242,20 @@ impl FetchSessions {
         let id = self.free_id();
         self.partitions += session.order.len();
         self.sessions.insert(id, session);
-        Plan { session_id: id, incremental: false, wanted: request.wanted }
+        Plan {
+            session_id: id,
+            incremental: false,
+            wanted: request.wanted,
+        }
     }
 
     fn resume(&mut self, request: SessionRequest, now_ms: i64) -> Result<Plan, ErrorCode> {
         let id = request.session_id;
         let room = self.partitions_max.saturating_sub(self.partitions);
-        let session =
-            self.sessions.get_mut(&id).ok_or(ErrorCode::FetchSessionIdNotFound)?;
+        let session = self
+            .sessions
+            .get_mut(&id)
+            .ok_or(ErrorCode::FetchSessionIdNotFound)?;
         if session.next_epoch != request.epoch {
             return Err(ErrorCode::InvalidFetchSessionEpoch);
         }
@@ -247,10 +275,18 @@ impl FetchSessions {
             session.forget(topic, *index);
         }
         session.last_used_ms = now_ms;
-        session.next_epoch = if request.epoch == i32::MAX { 1 } else { request.epoch + 1 };
+        session.next_epoch = if request.epoch == i32::MAX {
+            1
+        } else {
+            request.epoch + 1
+        };
         let wanted = session.wanted();
         self.partitions = self.partitions + wanted.len() - before;
-        Ok(Plan { session_id: id, incremental: true, wanted })
+        Ok(Plan {
+            session_id: id,
+            incremental: true,
+            wanted,
+        })
     }
 
     fn end(&mut self, id: i32) {
@@ -268,7 +304,10 @@ impl FetchSessions {
         if fits(self) {
             return true;
         }
-        let oldest = self.sessions.iter().min_by_key(|(_, session)| session.last_used_ms);
+        let oldest = self
+            .sessions
+            .iter()
+            .min_by_key(|(_, session)| session.last_used_ms);
         match oldest.map(|(id, session)| (*id, session.last_used_ms)) {
             Some((id, last_used_ms)) if now_ms - last_used_ms >= EVICTABLE_AFTER_MS => {
                 self.end(id);
@@ -305,11 +344,21 @@ mod tests {
     }
 
     fn request(session_id: i32, epoch: i32, wanted: Vec<Wanted>) -> SessionRequest {
-        SessionRequest { session_id, epoch, by_id: false, wanted, forgotten: Vec::new() }
+        SessionRequest {
+            session_id,
+            epoch,
+            by_id: false,
+            wanted,
+            forgotten: Vec::new(),
+        }
     }
 
     fn told(high_watermark: i64) -> Told {
-        Told { high_watermark, log_start: 0, failed: false }
+        Told {
+            high_watermark,
+            log_start: 0,
+            failed: false,
+        }
     }
 
     fn indexes(plan: &Plan) -> Vec<i32> {
@@ -321,7 +370,10 @@ mod tests {
         // Proves the life of a session as KIP-227 has it.
         let mut sessions = FetchSessions::new(10, 100, 1);
         let full = sessions
-            .plan(request(0, INITIAL_EPOCH, vec![wanted(0, 5), wanted(1, 5)]), 0)
+            .plan(
+                request(0, INITIAL_EPOCH, vec![wanted(0, 5), wanted(1, 5)]),
+                0,
+            )
             .expect("new session");
         assert_eq!((full.session_id, full.incremental), (1, false));
         let mut next = request(1, 1, vec![wanted(1, 9), wanted(2, 0)]);
@@ -333,9 +385,17 @@ mod tests {
             sessions.plan(request(1, 1, vec![]), 2),
             Err(ErrorCode::InvalidFetchSessionEpoch)
         );
-        assert_eq!(sessions.plan(request(7, 1, vec![]), 2), Err(ErrorCode::FetchSessionIdNotFound));
-        let ended = sessions.plan(request(1, FINAL_EPOCH, vec![wanted(0, 0)]), 3).expect("final");
-        assert_eq!((ended.session_id, sessions.len(), sessions.partitions), (0, 0, 0));
+        assert_eq!(
+            sessions.plan(request(7, 1, vec![]), 2),
+            Err(ErrorCode::FetchSessionIdNotFound)
+        );
+        let ended = sessions
+            .plan(request(1, FINAL_EPOCH, vec![wanted(0, 0)]), 3)
+            .expect("final");
+        assert_eq!(
+            (ended.session_id, sessions.len(), sessions.partitions),
+            (0, 0, 0)
+        );
     }
 
     #[test]
@@ -343,26 +403,45 @@ mod tests {
         // Proves that a partition is mentioned when it has records, news or an error, and fairness.
         let mut sessions = FetchSessions::new(10, 100, 1);
         let partitions = vec![wanted(0, 0), wanted(1, 0)];
-        let full = sessions.plan(request(0, INITIAL_EPOCH, partitions), 0).expect("new session");
-        assert!(sessions.changed(&full, &wanted(0, 0), told(0), false), "a full answer has all");
+        let full = sessions
+            .plan(request(0, INITIAL_EPOCH, partitions), 0)
+            .expect("new session");
+        assert!(
+            sessions.changed(&full, &wanted(0, 0), told(0), false),
+            "a full answer has all"
+        );
         assert!(sessions.changed(&full, &wanted(1, 0), told(0), false));
-        let plan = sessions.plan(request(1, 1, vec![]), 0).expect("incremental");
+        let plan = sessions
+            .plan(request(1, 1, vec![]), 0)
+            .expect("incremental");
         assert!(!sessions.changed(&plan, &wanted(1, 0), told(0), false));
         assert!(sessions.changed(&plan, &wanted(0, 0), told(4), true));
-        let plan = sessions.plan(request(1, 2, vec![]), 0).expect("incremental");
+        let plan = sessions
+            .plan(request(1, 2, vec![]), 0)
+            .expect("incremental");
         assert_eq!(indexes(&plan), [1, 0], "who got records is served last");
-        let failed = Told { failed: true, ..told(4) };
+        let failed = Told {
+            failed: true,
+            ..told(4)
+        };
         assert!(sessions.changed(&plan, &wanted(0, 0), failed, false));
-        assert!(sessions.changed(&plan, &wanted(0, 0), failed, false), "an error is repeated");
+        assert!(
+            sessions.changed(&plan, &wanted(0, 0), failed, false),
+            "an error is repeated"
+        );
     }
 
     #[test]
     fn full_cache_serves_without_a_session_until_one_is_old() {
         // Proves the bounds on sessions and on partitions together.
         let mut sessions = FetchSessions::new(1, 3, 1);
-        let first = sessions.plan(request(0, INITIAL_EPOCH, vec![wanted(0, 0)]), 0).expect("ok");
+        let first = sessions
+            .plan(request(0, INITIAL_EPOCH, vec![wanted(0, 0)]), 0)
+            .expect("ok");
         assert_eq!(first.session_id, 1);
-        let second = sessions.plan(request(0, INITIAL_EPOCH, vec![wanted(0, 0)]), 9).expect("ok");
+        let second = sessions
+            .plan(request(0, INITIAL_EPOCH, vec![wanted(0, 0)]), 9)
+            .expect("ok");
         assert_eq!(second.session_id, 0, "no room, so no session");
         let many = (0..3).map(|index| wanted(index + 1, 0)).collect();
         assert_eq!(
@@ -370,9 +449,13 @@ mod tests {
             Err(ErrorCode::FetchSessionIdNotFound),
             "more partitions than fit end the session"
         );
-        sessions.plan(request(0, INITIAL_EPOCH, vec![wanted(0, 0)]), 20).expect("ok");
+        sessions
+            .plan(request(0, INITIAL_EPOCH, vec![wanted(0, 0)]), 20)
+            .expect("ok");
         let late = 20 + EVICTABLE_AFTER_MS;
-        let third = sessions.plan(request(0, INITIAL_EPOCH, vec![wanted(0, 0)]), late).expect("ok");
+        let third = sessions
+            .plan(request(0, INITIAL_EPOCH, vec![wanted(0, 0)]), late)
+            .expect("ok");
         assert_ne!(third.session_id, 0, "the old one made room");
         assert_eq!(sessions.len(), 1);
     }
@@ -381,8 +464,16 @@ mod tests {
     fn names_and_ids_do_not_mix() {
         // Proves KIP-516's rule for sessions.
         let mut sessions = FetchSessions::new(1, 3, 1);
-        sessions.plan(request(0, INITIAL_EPOCH, vec![wanted(0, 0)]), 0).expect("ok");
-        let by_id = SessionRequest { by_id: true, ..request(1, 1, vec![]) };
-        assert_eq!(sessions.plan(by_id, 0), Err(ErrorCode::FetchSessionTopicIdError));
+        sessions
+            .plan(request(0, INITIAL_EPOCH, vec![wanted(0, 0)]), 0)
+            .expect("ok");
+        let by_id = SessionRequest {
+            by_id: true,
+            ..request(1, 1, vec![])
+        };
+        assert_eq!(
+            sessions.plan(by_id, 0),
+            Err(ErrorCode::FetchSessionTopicIdError)
+        );
     }
 }

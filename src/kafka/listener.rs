@@ -46,8 +46,15 @@ pub(crate) struct View {
 impl View {
     /// The view of a connection that came in at `local` and landed on `core`.
     pub(crate) fn new(plan: &Rc<ListenerPlan>, local: IpAddr, core: u16) -> View {
-        let host = plan.advertised_host.clone().unwrap_or_else(|| local.to_canonical().to_string());
-        View { plan: Rc::clone(plan), host: host.into(), core }
+        let host = plan
+            .advertised_host
+            .clone()
+            .unwrap_or_else(|| local.to_canonical().to_string());
+        View {
+            plan: Rc::clone(plan),
+            host: host.into(),
+            core,
+        }
     }
 
     fn id_of_core(&self, core: u16) -> BrokerId {
@@ -59,7 +66,12 @@ impl View {
     }
 
     fn address(&self, id: BrokerId, port: u16) -> BrokerAddress {
-        BrokerAddress { id, host: self.host.to_string(), port, rack: self.plan.rack.clone() }
+        BrokerAddress {
+            id,
+            host: self.host.to_string(),
+            port,
+            rack: self.plan.rack.clone(),
+        }
     }
 
     /// The core that this connection is on, if the listener shows cores.
@@ -98,7 +110,10 @@ impl Routing for View {
             Advertise::Core => all.filter(|lane| lane % self.plan.cores == core).collect(),
             Advertise::Node => all.collect(),
         };
-        Some(BrokerPlace { node: self.plan.node, lanes })
+        Some(BrokerPlace {
+            node: self.plan.node,
+            lanes,
+        })
     }
 }
 
@@ -135,14 +150,23 @@ mod tests {
         let cores = view(Advertise::Core);
         let ids: Vec<(i32, u16)> = cores.brokers().iter().map(|b| (b.id.0, b.port)).collect();
         assert_eq!(ids, [(3_000, 10_092), (3_001, 10_093)]);
-        assert_eq!((cores.leader_of(&place), cores.this()), (BrokerId(3_001), BrokerId(3_001)));
-        assert_eq!(cores.place_of(BrokerId(3_001)).map(|place| place.lanes), Some(vec![1, 3]));
+        assert_eq!(
+            (cores.leader_of(&place), cores.this()),
+            (BrokerId(3_001), BrokerId(3_001))
+        );
+        assert_eq!(
+            cores.place_of(BrokerId(3_001)).map(|place| place.lanes),
+            Some(vec![1, 3])
+        );
         let node = view(Advertise::Node);
         assert_eq!(node.brokers().len(), 1);
         assert_eq!((node.brokers()[0].id.0, node.brokers()[0].port), (3, 9_092));
         assert_eq!(node.brokers()[0].host, "10.0.0.9");
         assert_eq!(node.leader_of(&place), BrokerId(3));
-        assert_eq!(node.place_of(BrokerId(3)).map(|place| place.lanes.len()), Some(4));
+        assert_eq!(
+            node.place_of(BrokerId(3)).map(|place| place.lanes.len()),
+            Some(4)
+        );
         assert_eq!(node.place_of(BrokerId(4)), None);
     }
 }

@@ -45,7 +45,9 @@ pub(super) async fn metadata(
     let asked = asked.filter(|asked| !asked.is_empty() || version >= EMPTY_MEANS_NONE_FROM);
     let may_create = version < MAY_FORBID_CREATION_FROM || request.allow_auto_topic_creation;
     let topics = match asked {
-        None => broker.shard.image(|image| image.topics().map(|topic| told(topic, view)).collect()),
+        None => broker
+            .shard
+            .image(|image| image.topics().map(|topic| told(topic, view)).collect()),
         Some(asked) => {
             let mut topics = Vec::with_capacity(asked.len());
             for asked in asked {
@@ -64,12 +66,15 @@ pub(super) async fn metadata(
 }
 
 fn brokers(view: &View) -> streambus_proto::wire::Array<'static, MetadataResponseBroker<'static>> {
-    let brokers = view.brokers().into_iter().map(|broker| MetadataResponseBroker {
-        node_id: broker.id.0,
-        host: broker.host.into(),
-        port: i32::from(broker.port),
-        rack: broker.rack.map(Into::into),
-    });
+    let brokers = view
+        .brokers()
+        .into_iter()
+        .map(|broker| MetadataResponseBroker {
+            node_id: broker.id.0,
+            host: broker.host.into(),
+            port: i32::from(broker.port),
+            rack: broker.rack.map(Into::into),
+        });
     brokers.collect()
 }
 
@@ -82,7 +87,9 @@ async fn one(
 ) -> MetadataResponseTopic<'static> {
     let name = match asked {
         Asked::Id(id) => {
-            let found = broker.shard.image(|image| image.topic_by_id(id).map(|t| told(t, view)));
+            let found = broker
+                .shard
+                .image(|image| image.topic_by_id(id).map(|t| told(t, view)));
             return found.unwrap_or_else(|| MetadataResponseTopic {
                 error_code: ErrorCode::UnknownTopicId.into(),
                 topic_id: id,
@@ -96,7 +103,11 @@ async fn one(
     if let Some(found) = broker.shard.image(find) {
         return found;
     }
-    let code = if may_create { create(broker, &name).await } else { missing(&name) };
+    let code = if may_create {
+        create(broker, &name).await
+    } else {
+        missing(&name)
+    };
     match broker.shard.image(find) {
         Some(made) => made,
         None => MetadataResponseTopic {
@@ -124,7 +135,10 @@ async fn create(broker: &Rc<Broker>, name: &str) -> ErrorCode {
     let command = Command::CreateTopic {
         name: name.to_owned(),
         id: draw_topic_id(&**broker),
-        layout: Layout::Auto { partitions: -1, replication_factor: -1 },
+        layout: Layout::Auto {
+            partitions: -1,
+            replication_factor: -1,
+        },
         configs: Vec::new(),
     };
     match broker.submit(command).await {
@@ -140,17 +154,23 @@ async fn create(broker: &Rc<Broker>, name: &str) -> ErrorCode {
 
 /// A topic as the listener's clients see it.
 fn told(topic: &Rc<Topic>, view: &View) -> MetadataResponseTopic<'static> {
-    let partitions = (0_i32..).zip(&topic.partitions).map(|(partition_index, place)| {
-        let replicas: Vec<i32> = view.replicas_of(place).iter().map(|broker| broker.0).collect();
-        MetadataResponsePartition {
-            partition_index,
-            leader_id: view.leader_of(place).0,
-            leader_epoch: place.leader_epoch.0,
-            replica_nodes: replicas.clone().into(),
-            isr_nodes: replicas.into(),
-            ..MetadataResponsePartition::default()
-        }
-    });
+    let partitions = (0_i32..)
+        .zip(&topic.partitions)
+        .map(|(partition_index, place)| {
+            let replicas: Vec<i32> = view
+                .replicas_of(place)
+                .iter()
+                .map(|broker| broker.0)
+                .collect();
+            MetadataResponsePartition {
+                partition_index,
+                leader_id: view.leader_of(place).0,
+                leader_epoch: place.leader_epoch.0,
+                replica_nodes: replicas.clone().into(),
+                isr_nodes: replicas.into(),
+                ..MetadataResponsePartition::default()
+            }
+        });
     MetadataResponseTopic {
         name: Some(topic.name.to_string().into()),
         topic_id: topic.id,

@@ -26,20 +26,34 @@ use super::broker::Broker;
 use crate::partition::Isolation;
 use crate::shard::op::{EpochItem, OffsetItem};
 
-/// The partitions of a request, topic by topic: those that exist become items, the others errors.
+/// Topics with their partitions: the place among the items of those that exist, an error for the others.
+type Places = Vec<(String, Vec<(i32, Result<usize, ErrorCode>)>)>;
+
+/// The partitions of a request: those that exist become items.
 struct Asked<T> {
-    topics: Vec<(String, Vec<(i32, Result<usize, ErrorCode>)>)>,
+    topics: Places,
     items: Vec<T>,
 }
 
 impl<T> Asked<T> {
     fn new() -> Asked<T> {
-        Asked { topics: Vec::new(), items: Vec::new() }
+        Asked {
+            topics: Vec::new(),
+            items: Vec::new(),
+        }
     }
 
-    fn topic(&mut self, broker: &Broker, name: &str, partitions: impl Iterator<Item = (i32, T)>, item: impl Fn(PartitionKey, T) -> T) {
+    fn topic(
+        &mut self,
+        broker: &Broker,
+        name: &str,
+        partitions: impl Iterator<Item = (i32, T)>,
+        item: impl Fn(PartitionKey, T) -> T,
+    ) {
         let known = broker.shard.image(|image| {
-            image.topic(name).map(|topic| (topic.id, topic.partition_count()))
+            image
+                .topic(name)
+                .map(|topic| (topic.id, topic.partition_count()))
         });
         let places = partitions.map(|(index, asked)| match known {
             Some((topic, count)) if (0..count).contains(&index) => {
@@ -54,7 +68,7 @@ impl<T> Asked<T> {
 
     /// Builds the answer: `partition` turns each place and what was found for it into an entry.
     fn answer<F: Clone, P, R>(
-        topics: Vec<(String, Vec<(i32, Result<usize, ErrorCode>)>)>,
+        topics: Places,
         found: &[Result<F, ErrorCode>],
         partition: impl Fn(i32, Result<F, ErrorCode>) -> P,
         topic: impl Fn(String, Vec<P>) -> R,
@@ -72,7 +86,10 @@ impl<T> Asked<T> {
     }
 }
 
-const NOWHERE: PartitionKey = PartitionKey { topic: streambus_proto::ids::TopicId::ZERO, index: -1 };
+const NOWHERE: PartitionKey = PartitionKey {
+    topic: streambus_proto::ids::TopicId::ZERO,
+    index: -1,
+};
 
 pub(super) async fn list_offsets(
     broker: &Rc<Broker>,
@@ -93,7 +110,10 @@ pub(super) async fn list_offsets(
             };
             (partition.partition_index, item)
         });
-        asked.topic(broker, &topic.name, partitions, |key, item| OffsetItem { key, ..item });
+        asked.topic(broker, &topic.name, partitions, |key, item| OffsetItem {
+            key,
+            ..item
+        });
     }
     let found = broker.shard.offsets_anywhere(asked.items).await;
     let topics = Asked::<OffsetItem>::answer(
@@ -113,9 +133,15 @@ pub(super) async fn list_offsets(
                 ..ListOffsetsPartitionResponse::default()
             },
         },
-        |name, partitions| ListOffsetsTopicResponse { name: name.into(), partitions: partitions.into() },
+        |name, partitions| ListOffsetsTopicResponse {
+            name: name.into(),
+            partitions: partitions.into(),
+        },
     );
-    ListOffsetsResponse { topics: topics.into(), ..ListOffsetsResponse::default() }
+    ListOffsetsResponse {
+        topics: topics.into(),
+        ..ListOffsetsResponse::default()
+    }
 }
 
 pub(super) async fn offset_for_leader_epoch(
@@ -132,7 +158,10 @@ pub(super) async fn offset_for_leader_epoch(
             };
             (partition.partition, item)
         });
-        asked.topic(broker, &topic.topic, partitions, |key, item| EpochItem { key, ..item });
+        asked.topic(broker, &topic.topic, partitions, |key, item| EpochItem {
+            key,
+            ..item
+        });
     }
     let found = broker.shard.epoch_ends_anywhere(asked.items).await;
     let topics = Asked::<EpochItem>::answer(
@@ -145,13 +174,21 @@ pub(super) async fn offset_for_leader_epoch(
                 end_offset: end_offset.0,
                 ..EpochEndOffset::default()
             },
-            Err(code) => {
-                EpochEndOffset { partition, error_code: code.into(), ..EpochEndOffset::default() }
-            }
+            Err(code) => EpochEndOffset {
+                partition,
+                error_code: code.into(),
+                ..EpochEndOffset::default()
+            },
         },
-        |topic, partitions| OffsetForLeaderTopicResult { topic: topic.into(), partitions: partitions.into() },
+        |topic, partitions| OffsetForLeaderTopicResult {
+            topic: topic.into(),
+            partitions: partitions.into(),
+        },
     );
-    OffsetForLeaderEpochResponse { topics: topics.into(), ..OffsetForLeaderEpochResponse::default() }
+    OffsetForLeaderEpochResponse {
+        topics: topics.into(),
+        ..OffsetForLeaderEpochResponse::default()
+    }
 }
 
 pub(super) async fn delete_records(
@@ -175,9 +212,15 @@ pub(super) async fn delete_records(
             low_watermark: moved.map_or(-1, |log_start| log_start.0),
             error_code: moved.err().unwrap_or(ErrorCode::None).into(),
         },
-        |name, partitions| DeleteRecordsTopicResult { name: name.into(), partitions: partitions.into() },
+        |name, partitions| DeleteRecordsTopicResult {
+            name: name.into(),
+            partitions: partitions.into(),
+        },
     );
-    DeleteRecordsResponse { topics: topics.into(), ..DeleteRecordsResponse::default() }
+    DeleteRecordsResponse {
+        topics: topics.into(),
+        ..DeleteRecordsResponse::default()
+    }
 }
 
 pub(super) async fn describe_producers(
@@ -195,7 +238,12 @@ pub(super) async fn describe_producers(
         &views,
         |partition_index, views| PartitionResponse {
             partition_index,
-            error_code: views.as_ref().err().copied().unwrap_or(ErrorCode::None).into(),
+            error_code: views
+                .as_ref()
+                .err()
+                .copied()
+                .unwrap_or(ErrorCode::None)
+                .into(),
             active_producers: views
                 .unwrap_or_default()
                 .into_iter()
@@ -210,7 +258,13 @@ pub(super) async fn describe_producers(
                 .collect(),
             ..PartitionResponse::default()
         },
-        |name, partitions| TopicResponse { name: name.into(), partitions: partitions.into() },
+        |name, partitions| TopicResponse {
+            name: name.into(),
+            partitions: partitions.into(),
+        },
     );
-    DescribeProducersResponse { topics: topics.into(), ..DescribeProducersResponse::default() }
+    DescribeProducersResponse {
+        topics: topics.into(),
+        ..DescribeProducersResponse::default()
+    }
 }

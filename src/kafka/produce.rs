@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::FxHashSet;
 use streambus_proto::error_code::ErrorCode;
 use streambus_proto::ids::TopicId;
 use streambus_proto::messages::produce_request::{ProduceRequest, TopicProduceData};
@@ -42,7 +42,10 @@ pub(super) async fn produce(
     let acks = request.acks;
     let mut items = Vec::new();
     let topics = places(broker, frame, request, &mut items);
-    let (bytes, batches) = (items.iter().map(|item| item.records.len()).sum::<usize>(), items.len());
+    let (bytes, batches) = (
+        items.iter().map(|item| item.records.len()).sum::<usize>(),
+        items.len(),
+    );
     let committed = broker.shard.append_anywhere(items).await;
     let appended = now();
     let figures = &broker.shard.metrics().produce;
@@ -60,16 +63,28 @@ pub(super) async fn produce(
         let figures = shard.metrics();
         // Of the time since the append, what the sync did not take was spent waiting for it to start.
         let waited = durable.since(appended);
-        let sync = shard.last_commit().map_or(waited, |commit| commit.sync.min(waited));
+        let sync = shard
+            .last_commit()
+            .map_or(waited, |commit| commit.sync.min(waited));
         figures.produce.sync_ns.record(nanos(sync));
-        figures.produce.queue_ns.record(nanos(waited.saturating_sub(sync)));
+        figures
+            .produce
+            .queue_ns
+            .record(nanos(waited.saturating_sub(sync)));
         for refusal in outcomes.iter().filter_map(|outcome| outcome.as_ref().err()) {
             figures.error(refusal.code.code(), refusal.code.name());
         }
-        let records = outcomes.iter().flatten().map(|appended| u64::from(appended.record_count)).sum();
+        let records = outcomes
+            .iter()
+            .flatten()
+            .map(|appended| u64::from(appended.record_count))
+            .sum();
         figures.produce.records.increment(records);
         let slices = reply_to.with(&response(topics, &outcomes))?;
-        figures.produce.respond_ns.record(nanos(now().since(durable)));
+        figures
+            .produce
+            .respond_ns
+            .record(nanos(now().since(durable)));
         figures.produce.total_ns.record(nanos(now().since(began)));
         Ok(slices)
     })))
@@ -86,7 +101,7 @@ fn places(
     broker.shard.image(|image| {
         let mut topics = Vec::with_capacity(request.topic_data.len());
         // Kafka takes a partition once a request; a second batch for it would break its order.
-        let mut seen: FxHashMap<PartitionKey, ()> = FxHashMap::default();
+        let mut seen: FxHashSet<PartitionKey> = FxHashSet::default();
         for data in &request.topic_data {
             let found = find(image, &data);
             let mut partitions = Vec::with_capacity(data.partition_data.len());
@@ -99,19 +114,30 @@ fn places(
                     }
                     (Ok(_), None) => Place::Refused(ErrorCode::InvalidRecord),
                     (Ok((topic, _)), Some(records)) => {
-                        let key = PartitionKey { topic, index: partition.index };
-                        if seen.insert(key, ()).is_some() {
+                        let key = PartitionKey {
+                            topic,
+                            index: partition.index,
+                        };
+                        if !seen.insert(key) {
                             Place::Refused(ErrorCode::InvalidRequest)
                         } else {
                             let records = within(frame, records);
-                            items.push(AppendItem { key, records, acks_all: request.acks == -1 });
+                            items.push(AppendItem {
+                                key,
+                                records,
+                                acks_all: request.acks == -1,
+                            });
                             Place::Item(items.len() - 1)
                         }
                     }
                 };
                 partitions.push((partition.index, place));
             }
-            topics.push(TopicPlaces { name: data.name.into_owned(), id: data.topic_id, partitions });
+            topics.push(TopicPlaces {
+                name: data.name.into_owned(),
+                id: data.topic_id,
+                partitions,
+            });
         }
         topics
     })
@@ -120,7 +146,11 @@ fn places(
 /// The topic's id and its number of partitions.
 fn find(image: &Image, data: &TopicProduceData<'_>) -> Result<(TopicId, i32), ErrorCode> {
     let by_id = data.topic_id != TopicId::ZERO;
-    let topic = if by_id { image.topic_by_id(data.topic_id) } else { image.topic(&data.name) };
+    let topic = if by_id {
+        image.topic_by_id(data.topic_id)
+    } else {
+        image.topic(&data.name)
+    };
     match topic {
         Some(topic) => Ok((topic.id, topic.partition_count())),
         None if by_id => Err(ErrorCode::UnknownTopicId),

@@ -42,8 +42,8 @@ impl ReplyTo {
         let mut writer = Writer::new();
         frame::response_header(&mut writer, self.api, self.version, self.correlation_id);
         message.write(&mut writer, self.version)?;
-        let (bytes, splices) = frame::finish(writer).ok_or(ResponseError::TooLong)?;
-        let ours = Buf::from(bytes);
+        let (head, splices) = frame::finish(writer).ok_or(ResponseError::TooLong)?;
+        let ours = Buf::from(head);
         if splices.is_empty() {
             return Ok(vec![ours]);
         }

@@ -81,8 +81,17 @@ impl Partition {
         log_end: Offset,
         producers: Producers,
     ) -> Partition {
-        assert!(log_start <= log_end, "log starts at {log_start} and ends at {log_end}");
-        Partition { leader_epoch, log_start, high_watermark: log_end, log_end, producers }
+        assert!(
+            log_start <= log_end,
+            "log starts at {log_start} and ends at {log_end}"
+        );
+        Partition {
+            leader_epoch,
+            log_start,
+            high_watermark: log_end,
+            log_end,
+            producers,
+        }
     }
 
     /// The epoch that new batches are stamped with.
@@ -117,7 +126,11 @@ impl Partition {
 
     /// Judges a batch whose header and checksum hold. Changes nothing.
     pub fn admit(&self, batch: &BatchFacts, message_bytes_max: usize) -> Admission {
-        assert!(batch.record_count > 0, "a batch of {} records", batch.record_count);
+        assert!(
+            batch.record_count > 0,
+            "a batch of {} records",
+            batch.record_count
+        );
         if batch.size_bytes > message_bytes_max {
             return Admission::TooLarge;
         }
@@ -126,10 +139,16 @@ impl Partition {
             None => Verdict::New,
         };
         match verdict {
-            Verdict::New => Admission::Append { base_offset: self.log_end },
-            Verdict::Duplicate { base_offset, last_offset } => {
-                Admission::Duplicate { base_offset, end_offset: last_offset.next() }
-            }
+            Verdict::New => Admission::Append {
+                base_offset: self.log_end,
+            },
+            Verdict::Duplicate {
+                base_offset,
+                last_offset,
+            } => Admission::Duplicate {
+                base_offset,
+                end_offset: last_offset.next(),
+            },
             Verdict::OutOfOrder { expected } => Admission::OutOfOrderSequence { expected },
             Verdict::Fenced { .. } => Admission::FencedProducer,
         }
@@ -148,7 +167,11 @@ impl Partition {
     /// Takes note that everything below `end` is durable here. Returns whether readers may now see
     /// more. Never moves back.
     pub fn durable(&mut self, end: Offset) -> bool {
-        assert!(end <= self.log_end, "durable up to {end}, but the log ends at {}", self.log_end);
+        assert!(
+            end <= self.log_end,
+            "durable up to {end}, but the log ends at {}",
+            self.log_end
+        );
         if end <= self.high_watermark {
             return false;
         }
@@ -195,8 +218,16 @@ impl Partition {
 
     fn assert_order(&self) {
         let last_stable = self.last_stable_offset();
-        assert!(self.log_start <= last_stable, "{} > {last_stable}", self.log_start);
-        assert!(last_stable <= self.high_watermark, "{last_stable} > {}", self.high_watermark);
+        assert!(
+            self.log_start <= last_stable,
+            "{} > {last_stable}",
+            self.log_start
+        );
+        assert!(
+            last_stable <= self.high_watermark,
+            "{last_stable} > {}",
+            self.high_watermark
+        );
         assert!(
             self.high_watermark <= self.log_end,
             "high watermark {} past the log end {}",
@@ -213,7 +244,11 @@ mod tests {
     use super::*;
 
     fn plain(record_count: i32) -> BatchFacts {
-        BatchFacts { size_bytes: 100, record_count, sequenced: None }
+        BatchFacts {
+            size_bytes: 100,
+            record_count,
+            sequenced: None,
+        }
     }
 
     fn empty() -> Partition {
@@ -232,12 +267,28 @@ mod tests {
     fn offsets_are_dense_and_invisible_until_durable() {
         // Proves the append rule: offsets follow each other, and only durability shows them.
         let mut partition = empty();
-        assert_eq!(append(&mut partition, &plain(3)), Admission::Append { base_offset: Offset(0) });
-        assert_eq!(append(&mut partition, &plain(2)), Admission::Append { base_offset: Offset(3) });
-        assert_eq!((partition.log_end(), partition.high_watermark()), (Offset(5), Offset(0)));
+        assert_eq!(
+            append(&mut partition, &plain(3)),
+            Admission::Append {
+                base_offset: Offset(0)
+            }
+        );
+        assert_eq!(
+            append(&mut partition, &plain(2)),
+            Admission::Append {
+                base_offset: Offset(3)
+            }
+        );
+        assert_eq!(
+            (partition.log_end(), partition.high_watermark()),
+            (Offset(5), Offset(0))
+        );
         assert!(partition.durable(Offset(3)));
         assert_eq!(partition.high_watermark(), Offset(3));
-        assert!(!partition.durable(Offset(2)), "an older report moves nothing");
+        assert!(
+            !partition.durable(Offset(2)),
+            "an older report moves nothing"
+        );
         assert_eq!(partition.high_watermark(), Offset(3));
     }
 
@@ -272,16 +323,25 @@ mod tests {
             ..plain(1)
         };
         append(&mut partition, &sequenced(1, 0));
-        let big = BatchFacts { size_bytes: 1_001, ..plain(1) };
+        let big = BatchFacts {
+            size_bytes: 1_001,
+            ..plain(1)
+        };
         assert_eq!(append(&mut partition, &big), Admission::TooLarge);
         assert_eq!(
             append(&mut partition, &sequenced(1, 2)),
             Admission::OutOfOrderSequence { expected: 1 }
         );
-        assert_eq!(append(&mut partition, &sequenced(0, 1)), Admission::FencedProducer);
+        assert_eq!(
+            append(&mut partition, &sequenced(0, 1)),
+            Admission::FencedProducer
+        );
         assert_eq!(
             append(&mut partition, &sequenced(1, 0)),
-            Admission::Duplicate { base_offset: Offset(0), end_offset: Offset(1) }
+            Admission::Duplicate {
+                base_offset: Offset(0),
+                end_offset: Offset(1)
+            }
         );
         assert_eq!(partition.log_end(), Offset(1));
     }

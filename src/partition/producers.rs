@@ -118,7 +118,9 @@ impl Producers {
             return Verdict::New;
         };
         if batch.producer_epoch < producer.epoch {
-            return Verdict::Fenced { current: producer.epoch };
+            return Verdict::Fenced {
+                current: producer.epoch,
+            };
         }
         if batch.producer_epoch > producer.epoch {
             return match batch.base_sequence {
@@ -131,8 +133,15 @@ impl Producers {
             known.base_sequence == batch.base_sequence && known.last_sequence == last_sequence
         });
         if let Some(known) = repeated {
-            let Remembered { base_offset, last_offset, .. } = *known;
-            return Verdict::Duplicate { base_offset, last_offset };
+            let Remembered {
+                base_offset,
+                last_offset,
+                ..
+            } = *known;
+            return Verdict::Duplicate {
+                base_offset,
+                last_offset,
+            };
         }
         let expected = match producer.batches.back() {
             Some(newest) => add_sequence(newest.last_sequence, 1),
@@ -149,15 +158,22 @@ impl Producers {
     ///
     /// Also used at recovery, where the log is the truth and nothing is judged.
     pub fn record(&mut self, batch: &Sequenced, base_offset: Offset, now_ms: i64) {
-        assert!(batch.record_count > 0, "a batch of {} records", batch.record_count);
+        assert!(
+            batch.record_count > 0,
+            "a batch of {} records",
+            batch.record_count
+        );
         if self.by_id.len() >= PRODUCERS_MAX && !self.by_id.contains_key(&batch.producer_id.0) {
             self.forget_oldest();
         }
-        let producer = self.by_id.entry(batch.producer_id.0).or_insert_with(|| Producer {
-            epoch: batch.producer_epoch,
-            last_append_ms: now_ms,
-            batches: VecDeque::with_capacity(WINDOW_BATCHES),
-        });
+        let producer = self
+            .by_id
+            .entry(batch.producer_id.0)
+            .or_insert_with(|| Producer {
+                epoch: batch.producer_epoch,
+                last_append_ms: now_ms,
+                batches: VecDeque::with_capacity(WINDOW_BATCHES),
+            });
         if producer.epoch != batch.producer_epoch {
             producer.epoch = batch.producer_epoch;
             producer.batches.clear();
@@ -178,7 +194,8 @@ impl Producers {
 
     /// Forgets producers that have not written since `before_ms` (`producer.id.expiration.ms`).
     pub fn expire(&mut self, before_ms: i64) {
-        self.by_id.retain(|_, producer| producer.last_append_ms >= before_ms);
+        self.by_id
+            .retain(|_, producer| producer.last_append_ms >= before_ms);
     }
 
     /// How many producers are remembered.
@@ -199,8 +216,14 @@ impl Producers {
             .map(|(&id, producer)| ProducerView {
                 producer_id: ProducerId(id),
                 producer_epoch: producer.epoch,
-                last_sequence: producer.batches.back().map_or(-1, |newest| newest.last_sequence),
-                last_timestamp_ms: producer.batches.back().map_or(-1, |newest| newest.timestamp_ms),
+                last_sequence: producer
+                    .batches
+                    .back()
+                    .map_or(-1, |newest| newest.last_sequence),
+                last_timestamp_ms: producer
+                    .batches
+                    .back()
+                    .map_or(-1, |newest| newest.timestamp_ms),
             })
             .collect();
         views.sort_unstable_by_key(|view| view.producer_id.0);
@@ -210,7 +233,10 @@ impl Producers {
     fn forget_oldest(&mut self) {
         // Linear, but only past PRODUCERS_MAX live producers of one partition. The id breaks
         // ties, so that the choice does not hang on the map's order.
-        let oldest = self.by_id.iter().min_by_key(|(id, p)| (p.last_append_ms, **id));
+        let oldest = self
+            .by_id
+            .iter()
+            .min_by_key(|(id, p)| (p.last_append_ms, **id));
         if let Some(id) = oldest.map(|(id, _)| *id) {
             self.by_id.remove(&id);
         }
@@ -224,9 +250,8 @@ impl Producers {
         }
         let mut ids: Vec<i64> = self.by_id.keys().copied().collect();
         ids.sort_unstable();
-        let mut out = Vec::with_capacity(
-            1 + 4 + ids.len() * (PRODUCER_BYTES + WINDOW_BATCHES * BATCH_BYTES),
-        );
+        let mut out =
+            Vec::with_capacity(1 + 4 + ids.len() * (PRODUCER_BYTES + WINDOW_BATCHES * BATCH_BYTES));
         out.push(FORMAT_VERSION);
         out.extend_from_slice(&u32::try_from(ids.len()).unwrap_or(u32::MAX).to_le_bytes());
         for id in ids {
@@ -282,7 +307,14 @@ impl Producers {
                     timestamp_ms: i64::from_le_bytes(input.take()?),
                 });
             }
-            producers.by_id.insert(id, Producer { epoch, last_append_ms, batches });
+            producers.by_id.insert(
+                id,
+                Producer {
+                    epoch,
+                    last_append_ms,
+                    batches,
+                },
+            );
         }
         input.rest.is_empty().then_some(producers)
     }

@@ -14,8 +14,8 @@ use streambus_storage::{AppendError, Lane, PartitionKey};
 
 use super::op::{AppendItem, AppendOutcome, AppendRefusal, Appended};
 use super::{Led, Shard};
-use crate::error;
 use crate::config::TimestampType;
+use crate::error;
 use crate::metadata::topic_config::TopicSettings;
 use crate::partition::producers::Sequenced;
 use crate::partition::{Admission, BatchFacts};
@@ -58,11 +58,17 @@ impl Shard {
     fn try_append(&self, item: &AppendItem) -> Result<Pending, Rc<Lane>> {
         let mut partitions = self.partitions.borrow_mut();
         let Some(led) = partitions.get_mut(&item.key) else {
-            return Ok(Pending::refused(ErrorCode::NotLeaderOrFollower, String::new()));
+            return Ok(Pending::refused(
+                ErrorCode::NotLeaderOrFollower,
+                String::new(),
+            ));
         };
         if item.acks_all && led.settings.min_insync_replicas > 1 {
             // One node is the whole in-sync set.
-            return Ok(Pending::refused(ErrorCode::NotEnoughReplicas, String::new()));
+            return Ok(Pending::refused(
+                ErrorCode::NotEnoughReplicas,
+                String::new(),
+            ));
         }
         let now_ms = wall_ms();
         let facts = match inspect(&item.records, &led.settings, now_ms) {
@@ -74,7 +80,10 @@ impl Shard {
             Admission::Append { base_offset } => {
                 return write(led, item, &facts, base_offset, now_ms);
             }
-            Admission::Duplicate { base_offset, end_offset } => Pending::Committing {
+            Admission::Duplicate {
+                base_offset,
+                end_offset,
+            } => Pending::Committing {
                 key: item.key,
                 end: end_offset,
                 appended: Appended {
@@ -108,9 +117,11 @@ impl Shard {
         for one in pending {
             outcomes.push(match one {
                 Pending::Settled(outcome) => outcome,
-                Pending::Committing { key, end, appended } => {
-                    self.reached(key, end).await.map(|()| appended).map_err(AppendRefusal::from)
-                }
+                Pending::Committing { key, end, appended } => self
+                    .reached(key, end)
+                    .await
+                    .map(|()| appended)
+                    .map_err(AppendRefusal::from),
             });
         }
         outcomes
@@ -151,11 +162,17 @@ fn write(
         &item.records
     };
     let leader_epoch = led.partition.leader_epoch();
-    match led.lane.append(item.key, base_offset, leader_epoch, records) {
+    match led
+        .lane
+        .append(item.key, base_offset, leader_epoch, records)
+    {
         Ok(_) => {}
         Err(AppendError::Full) => return Err(Rc::clone(&led.lane)),
         Err(other) => {
-            return Ok(Pending::refused(error::of_append(&other), other.to_string()));
+            return Ok(Pending::refused(
+                error::of_append(&other),
+                other.to_string(),
+            ));
         }
     }
     led.partition.appended(facts, base_offset, now_ms);
@@ -192,7 +209,11 @@ fn inspect(
         record_count,
         max_timestamp_ms: batch.max_timestamp(),
     });
-    Ok(BatchFacts { size_bytes: bytes.len(), record_count, sequenced })
+    Ok(BatchFacts {
+        size_bytes: bytes.len(),
+        record_count,
+        sequenced,
+    })
 }
 
 /// `message.timestamp.before.max.ms` and `message.timestamp.after.max.ms` (KIP-937).

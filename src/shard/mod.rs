@@ -92,7 +92,9 @@ impl Shard {
                     tracing::warn!(partition = %found.key, "a lane has a partition of an unknown topic; it is kept, and not served");
                     continue;
                 };
-                let epoch = topic.partition(found.key.index).map_or(LeaderEpoch(0), |p| p.leader_epoch);
+                let epoch = topic
+                    .partition(found.key.index)
+                    .map_or(LeaderEpoch(0), |p| p.leader_epoch);
                 partitions.insert(
                     found.key,
                     Led {
@@ -121,7 +123,9 @@ impl Shard {
             hops_told: Cell::new(0),
         });
         let topics: Vec<Rc<Topic>> = shard.image.borrow().topics().cloned().collect();
-        topics.iter().for_each(|topic| shard.lead(topic));
+        for topic in &topics {
+            shard.lead(topic);
+        }
         for (_, lane) in &shard.lanes {
             let observer: Rc<dyn LaneObserver> = Rc::clone(&shard) as Rc<dyn LaneObserver>;
             lane.start(observer);
@@ -184,7 +188,8 @@ impl Shard {
                 Change::TopicDeleted { id } => Some(*id),
                 _ => None,
             });
-            ids.filter_map(|id| image.topic_by_id(id).cloned()).collect()
+            ids.filter_map(|id| image.topic_by_id(id).cloned())
+                .collect()
         };
         self.image.borrow_mut().absorb(delta);
         for topic in &deleted {
@@ -196,8 +201,11 @@ impl Shard {
                 | Change::PartitionsAdded { id, .. }
                 | Change::TopicConfigsSet { id, .. } => self.refresh(*id),
                 Change::BrokerConfigsSet { .. } => {
-                    let ids: Vec<TopicId> = self.image(|image| image.topics().map(|t| t.id).collect());
-                    ids.into_iter().for_each(|id| self.refresh(id));
+                    let ids: Vec<TopicId> =
+                        self.image(|image| image.topics().map(|t| t.id).collect());
+                    for id in ids {
+                        self.refresh(id);
+                    }
                 }
                 Change::TopicDeleted { .. } | Change::ProducerIdsAllocated { .. } => {}
             }
@@ -215,12 +223,21 @@ impl Shard {
     fn lead(&self, topic: &Topic) {
         let mut partitions = self.partitions.borrow_mut();
         for (index, place) in (0_i32..).zip(&topic.partitions) {
-            let Some((_, lane)) = self.lanes.iter().find(|(number, _)| *number == place.lane) else {
+            let Some((_, lane)) = self.lanes.iter().find(|(number, _)| *number == place.lane)
+            else {
                 continue;
             };
-            let key = PartitionKey { topic: topic.id, index };
+            let key = PartitionKey {
+                topic: topic.id,
+                index,
+            };
             let led = partitions.entry(key).or_insert_with(|| Led {
-                partition: Partition::new(place.leader_epoch, Offset(0), Offset(0), Producers::default()),
+                partition: Partition::new(
+                    place.leader_epoch,
+                    Offset(0),
+                    Offset(0),
+                    Producers::default(),
+                ),
                 lane: Rc::clone(lane),
                 settings: Rc::clone(&topic.settings),
                 waiters: Waiters::default(),
@@ -232,8 +249,13 @@ impl Shard {
     /// Stops leading the partitions of a deleted topic, and has their space freed.
     fn unlead(&self, topic: &Topic) {
         for index in 0..topic.partition_count() {
-            let key = PartitionKey { topic: topic.id, index };
-            let Some(led) = self.partitions.borrow_mut().remove(&key) else { continue };
+            let key = PartitionKey {
+                topic: topic.id,
+                index,
+            };
+            let Some(led) = self.partitions.borrow_mut().remove(&key) else {
+                continue;
+            };
             led.waiters.wake_all();
             spawn(async move {
                 if let Err(failed) = led.lane.drop_partition(key).await {
@@ -268,7 +290,10 @@ impl Shard {
     /// Brings the figures up to date that are looked up, not counted.
     pub fn report(&self) {
         let hops = self.mesh.hops();
-        self.metrics.mesh.hops.increment(hops - self.hops_told.replace(hops));
+        self.metrics
+            .mesh
+            .hops
+            .increment(hops - self.hops_told.replace(hops));
         let (mut memory, mut disk) = (0, 0);
         for (_, lane) in &self.lanes {
             let stats = lane.stats();
@@ -300,7 +325,10 @@ impl Shard {
     }
 
     fn others(&self) -> impl Iterator<Item = CoreId> {
-        let (own, cores) = (self.core(), u16::try_from(self.cores()).expect("at most 256 cores"));
+        let (own, cores) = (
+            self.core(),
+            u16::try_from(self.cores()).expect("at most 256 cores"),
+        );
         (0..cores).map(CoreId).filter(move |core| *core != own)
     }
 
@@ -339,7 +367,9 @@ impl LaneObserver for Shard {
         {
             let mut partitions = self.partitions.borrow_mut();
             for (key, end) in ends {
-                let Some(led) = partitions.get_mut(key) else { continue };
+                let Some(led) = partitions.get_mut(key) else {
+                    continue;
+                };
                 if led.partition.durable(*end) {
                     led.waiters.wake_all();
                 }
@@ -350,7 +380,9 @@ impl LaneObserver for Shard {
 
     fn annotation(&self, key: PartitionKey) -> Vec<u8> {
         let partitions = self.partitions.borrow();
-        partitions.get(&key).map_or_else(Vec::new, |led| led.partition.producers().encode())
+        partitions
+            .get(&key)
+            .map_or_else(Vec::new, |led| led.partition.producers().encode())
     }
 
     fn failed(&self, error: &StorageError) {
@@ -371,14 +403,21 @@ pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-#[expect(clippy::cast_precision_loss, reason = "gauges are floats; past 2^53 bytes the last digits do not matter")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "gauges are floats; past 2^53 bytes the last digits do not matter"
+)]
 fn gauge(value: u64) -> f64 {
     value as f64
 }
 
 /// The state of a partition after a restart: what was saved at the last flush, and the batches since.
 fn recovered(found: &RecoveredPartition, leader_epoch: LeaderEpoch) -> Partition {
-    let saved = found.annotation.as_ref().map(|(_, bytes)| bytes.as_slice()).unwrap_or_default();
+    let saved = found
+        .annotation
+        .as_ref()
+        .map(|(_, bytes)| bytes.as_slice())
+        .unwrap_or_default();
     let mut producers = Producers::decode(saved).unwrap_or_else(|| {
         tracing::error!(partition = %found.key, "the saved producers can't be read; duplicates from before are not known");
         Producers::default()
@@ -392,7 +431,7 @@ fn recovered(found: &RecoveredPartition, leader_epoch: LeaderEpoch) -> Partition
 }
 
 fn sequenced(batch: &BatchInfo) -> Option<Sequenced> {
-    (batch.producer_id >= 0 && batch.record_count > 0).then(|| Sequenced {
+    (batch.producer_id >= 0 && batch.record_count > 0).then_some(Sequenced {
         producer_id: ProducerId(batch.producer_id),
         producer_epoch: ProducerEpoch(batch.producer_epoch),
         base_sequence: batch.base_sequence,

@@ -116,7 +116,10 @@ pub struct AppendRefusal {
 
 impl From<ErrorCode> for AppendRefusal {
     fn from(code: ErrorCode) -> AppendRefusal {
-        AppendRefusal { code, message: String::new() }
+        AppendRefusal {
+            code,
+            message: String::new(),
+        }
     }
 }
 

@@ -44,7 +44,10 @@ impl Shard {
             match led.partition.readable_until(from, item.isolation) {
                 Ok(until) => (std::rc::Rc::clone(&led.lane), from, until, outcome),
                 Err(_) => {
-                    return ReadOutcome { error: ErrorCode::OffsetOutOfRange, ..outcome };
+                    return ReadOutcome {
+                        error: ErrorCode::OffsetOutOfRange,
+                        ..outcome
+                    };
                 }
             }
         };
@@ -86,7 +89,9 @@ impl Shard {
     fn park(&self, seen: &[(PartitionKey, Offset)], waiter: &Waiter) -> bool {
         let partitions = self.partitions.borrow();
         for (key, high_watermark) in seen {
-            let Some(led) = partitions.get(key) else { return false };
+            let Some(led) = partitions.get(key) else {
+                return false;
+            };
             if led.partition.high_watermark() > *high_watermark {
                 return false;
             }
@@ -96,6 +101,9 @@ impl Shard {
     }
 
     /// Answers one question of `ListOffsets`.
+    ///
+    /// # Errors
+    /// The code to answer with.
     pub async fn find_offset(&self, item: &OffsetItem) -> Result<FoundOffset, ErrorCode> {
         let (lane, log_start, until, epoch) = {
             let partitions = self.partitions.borrow();
@@ -105,14 +113,23 @@ impl Shard {
                 .partition
                 .readable_until(log_start, item.isolation)
                 .map_err(|_| ErrorCode::OffsetNotAvailable)?;
-            (std::rc::Rc::clone(&led.lane), log_start, until, led.partition.leader_epoch())
+            (
+                std::rc::Rc::clone(&led.lane),
+                log_start,
+                until,
+                led.partition.leader_epoch(),
+            )
         };
         let at = |offset: Offset| FoundOffset {
             offset: offset.0,
             timestamp: -1,
             leader_epoch: epoch.0,
         };
-        let none = FoundOffset { offset: -1, timestamp: -1, leader_epoch: -1 };
+        let none = FoundOffset {
+            offset: -1,
+            timestamp: -1,
+            leader_epoch: -1,
+        };
         let sought = match item.timestamp {
             LATEST => return Ok(at(until)),
             EARLIEST | EARLIEST_LOCAL => return Ok(at(log_start)),
@@ -129,7 +146,8 @@ impl Shard {
             .await
             .map_err(|failed| error::of_storage(&failed))?;
         let Some(hit) = hit else { return Ok(none) };
-        let (batch, _) = BatchView::split_first(&hit.batch).map_err(|_| ErrorCode::CorruptMessage)?;
+        let (batch, _) =
+            BatchView::split_first(&hit.batch).map_err(|_| ErrorCode::CorruptMessage)?;
         let found = batch
             .first_at_or_after(sought, &mut Vec::new(), DecompressLimits::default())
             .map_err(|_| ErrorCode::CorruptMessage)?;
@@ -144,6 +162,9 @@ impl Shard {
 
     /// Answers one question of `OffsetForLeaderEpoch`: the largest epoch at or below the asked one,
     /// and the offset where it ends; -1 and -1 where the log has none.
+    ///
+    /// # Errors
+    /// The code to answer with.
     pub fn epoch_end(&self, item: &EpochItem) -> Result<(LeaderEpoch, Offset), ErrorCode> {
         let partitions = self.partitions.borrow();
         let led = leading(&partitions, item.key, item.current_leader_epoch)?;
@@ -151,21 +172,35 @@ impl Shard {
         if asked == led.partition.leader_epoch() {
             return Ok((asked, led.partition.high_watermark()));
         }
-        Ok(led.lane.epoch_end(item.key, asked).unwrap_or((LeaderEpoch(-1), Offset(-1))))
+        Ok(led
+            .lane
+            .epoch_end(item.key, asked)
+            .unwrap_or((LeaderEpoch(-1), Offset(-1))))
     }
 
     /// Moves a log start forward for `DeleteRecords`; -1 means the high watermark.
+    ///
+    /// # Errors
+    /// The code to answer with.
     pub async fn delete_records(&self, key: PartitionKey, to: i64) -> Result<Offset, ErrorCode> {
         let (lane, log_start) = {
             let mut partitions = self.partitions.borrow_mut();
-            let led = partitions.get_mut(&key).ok_or(ErrorCode::NotLeaderOrFollower)?;
-            let to = if to == -1 { led.partition.high_watermark() } else { Offset(to) };
+            let led = partitions
+                .get_mut(&key)
+                .ok_or(ErrorCode::NotLeaderOrFollower)?;
+            let to = if to == -1 {
+                led.partition.high_watermark()
+            } else {
+                Offset(to)
+            };
             if to.0 < 0 || led.partition.advance_log_start(to).is_err() {
                 return Err(ErrorCode::OffsetOutOfRange);
             }
             (std::rc::Rc::clone(&led.lane), led.partition.log_start())
         };
-        lane.set_log_start(key, log_start).await.map_err(|failed| error::of_storage(&failed))?;
+        lane.set_log_start(key, log_start)
+            .await
+            .map_err(|failed| error::of_storage(&failed))?;
         Ok(log_start)
     }
 }

@@ -28,14 +28,19 @@ impl Shard {
             return self.core();
         }
         let image = self.image.borrow();
-        let place = image.topic_by_id(key.topic).and_then(|topic| topic.partition(key.index));
+        let place = image
+            .topic_by_id(key.topic)
+            .and_then(|topic| topic.partition(key.index));
         place.map_or(self.core(), |place| self.core_of(place.lane))
     }
 
     fn split<T>(&self, items: Vec<T>, key: impl Fn(&T) -> PartitionKey) -> ByCore<T> {
         let mut by_core = ByCore::new();
         for (place, item) in items.into_iter().enumerate() {
-            by_core.entry(self.owner(key(&item))).or_default().push((place, item));
+            by_core
+                .entry(self.owner(key(&item)))
+                .or_default()
+                .push((place, item));
         }
         by_core
     }
@@ -64,14 +69,17 @@ impl Shard {
         }
         let shard = Rc::clone(self);
         async move {
-            let mut outcomes: Vec<AppendOutcome> =
-                (0..count).map(|_| Err(ErrorCode::UnknownServerError.into())).collect();
+            let mut outcomes: Vec<AppendOutcome> = (0..count)
+                .map(|_| Err(ErrorCode::UnknownServerError.into()))
+                .collect();
             let (places, pending): (Vec<usize>, Vec<Pending>) = local.into_iter().unzip();
             for (place, outcome) in places.into_iter().zip(shard.committed(pending).await) {
                 outcomes[place] = outcome;
             }
             for (places, call) in elsewhere {
-                let Reply::Append(replies) = call.await else { continue };
+                let Reply::Append(replies) = call.await else {
+                    continue;
+                };
                 for (place, outcome) in places.into_iter().zip(replies) {
                     outcomes[place] = outcome;
                 }
@@ -81,7 +89,11 @@ impl Shard {
     }
 
     /// Reads partitions in order until `bytes_max` bytes are found, wherever they are.
-    pub async fn read_anywhere(self: &Rc<Self>, items: Vec<ReadItem>, bytes_max: usize) -> Vec<ReadOutcome> {
+    pub async fn read_anywhere(
+        self: &Rc<Self>,
+        items: Vec<ReadItem>,
+        bytes_max: usize,
+    ) -> Vec<ReadOutcome> {
         let all_here = items.iter().all(|item| self.owner(item.key) == self.core());
         if all_here {
             return self.read_here(items, bytes_max).await;
@@ -104,8 +116,9 @@ impl Shard {
                 }),
             ));
         }
-        let mut outcomes: Vec<ReadOutcome> =
-            (0..count).map(|_| ReadOutcome::failed(ErrorCode::UnknownServerError)).collect();
+        let mut outcomes: Vec<ReadOutcome> = (0..count)
+            .map(|_| ReadOutcome::failed(ErrorCode::UnknownServerError))
+            .collect();
         for (places, call) in calls {
             for (place, outcome) in places.into_iter().zip(call.await) {
                 outcomes[place] = outcome;
@@ -141,8 +154,12 @@ impl Shard {
         wait: Duration,
     ) {
         let mut groups = self.split(seen, |(key, _)| *key);
-        let own: Vec<(PartitionKey, Offset)> =
-            groups.remove(&self.core()).unwrap_or_default().into_iter().map(|(_, seen)| seen).collect();
+        let own: Vec<(PartitionKey, Offset)> = groups
+            .remove(&self.core())
+            .unwrap_or_default()
+            .into_iter()
+            .map(|(_, seen)| seen)
+            .collect();
         if groups.is_empty() {
             return self.await_records(&own, wait).await;
         }
@@ -155,7 +172,10 @@ impl Shard {
             let seen = group.into_iter().map(|(_, seen)| seen).collect();
             let (shard, woken) = (Rc::clone(self), Rc::clone(&woken));
             tasks.push(spawn(async move {
-                shard.mesh.call(core, Op::AwaitRecords { seen, wait_ms }).await;
+                shard
+                    .mesh
+                    .call(core, Op::AwaitRecords { seen, wait_ms })
+                    .await;
                 woken.notify_one();
             }));
         }
@@ -178,9 +198,8 @@ impl Shard {
         let mut found = vec![Err(ErrorCode::UnknownServerError); items.len()];
         for (core, group) in self.split(items, |item| item.key) {
             let (places, items): (Vec<usize>, Vec<OffsetItem>) = group.into_iter().unzip();
-            let replies = match self.ask(core, Op::Offsets(items)).await {
-                Reply::Offsets(replies) => replies,
-                _ => continue,
+            let Reply::Offsets(replies) = self.ask(core, Op::Offsets(items)).await else {
+                continue;
             };
             for (place, reply) in places.into_iter().zip(replies) {
                 found[place] = reply;
@@ -249,7 +268,11 @@ impl Shard {
     }
 
     async fn ask(self: &Rc<Self>, core: CoreId, op: Op) -> Reply {
-        if core == self.core() { self.execute(op).await } else { self.mesh.call(core, op).await }
+        if core == self.core() {
+            self.execute(op).await
+        } else {
+            self.mesh.call(core, op).await
+        }
     }
 
     /// Does what another core, or this one, asks.
@@ -264,7 +287,8 @@ impl Shard {
             }
             Op::Read { items, bytes_max } => Reply::Read(self.read_here(items, bytes_max).await),
             Op::AwaitRecords { seen, wait_ms } => {
-                self.await_records(&seen, Duration::from_millis(wait_ms)).await;
+                self.await_records(&seen, Duration::from_millis(wait_ms))
+                    .await;
                 Reply::Awake
             }
             Op::Offsets(items) => {
@@ -285,7 +309,9 @@ impl Shard {
                 Reply::DeleteRecords(moved)
             }
             Op::Sizes => Reply::Sizes(self.sizes()),
-            Op::Producers(keys) => Reply::Producers(keys.iter().map(|key| self.producers(*key)).collect()),
+            Op::Producers(keys) => {
+                Reply::Producers(keys.iter().map(|key| self.producers(*key)).collect())
+            }
             Op::Submit(command) => Reply::Submit(self.submit_here(command).await),
             Op::Absorb(delta) => {
                 self.absorb(&delta);
@@ -301,10 +327,14 @@ impl Shard {
 
     fn sizes(&self) -> Vec<PartitionSize> {
         let partitions = self.partitions.borrow();
-        let size = |key: PartitionKey, lane: &streambus_storage::Lane| lane.size_bytes(key).unwrap_or(0);
+        let size =
+            |key: PartitionKey, lane: &streambus_storage::Lane| lane.size_bytes(key).unwrap_or(0);
         partitions
             .iter()
-            .map(|(key, led)| PartitionSize { key: *key, size_bytes: size(*key, &led.lane) })
+            .map(|(key, led)| PartitionSize {
+                key: *key,
+                size_bytes: size(*key, &led.lane),
+            })
             .collect()
     }
 
@@ -315,7 +345,10 @@ impl Shard {
     }
 
     async fn submit_here(&self, command: Command) -> Decision {
-        let controller = self.controller.clone().expect("commands go to the controller's core");
+        let controller = self
+            .controller
+            .clone()
+            .expect("commands go to the controller's core");
         controller.submit(command).await
     }
 }

@@ -30,8 +30,11 @@ impl Shard {
     /// Applies the retention of one partition's topic.
     fn retain(&self, key: PartitionKey, now_ms: i64) {
         let mut partitions = self.partitions.borrow_mut();
-        let Some(led) = partitions.get_mut(&key) else { return };
-        led.partition.expire_producers(now_ms - PRODUCER_EXPIRATION_MS);
+        let Some(led) = partitions.get_mut(&key) else {
+            return;
+        };
+        led.partition
+            .expire_producers(now_ms - PRODUCER_EXPIRATION_MS);
         // Without the delete policy nothing is deleted: compaction alone then bounds the log.
         if !led.settings.deletes() {
             return;
@@ -39,9 +42,15 @@ impl Shard {
         // Negative means no limit.
         let limit_ms = u64::try_from(led.settings.retention_ms).ok();
         let limit_bytes = u64::try_from(led.settings.retention_bytes).ok();
-        if let Some(start) = led.lane.enforce_retention(key, limit_ms, limit_bytes, now_ms) {
+        if let Some(start) = led
+            .lane
+            .enforce_retention(key, limit_ms, limit_bytes, now_ms)
+        {
             let moved = led.partition.advance_log_start(start);
-            assert!(moved.is_ok(), "retention of {key} stops at what is durable, {start}");
+            assert!(
+                moved.is_ok(),
+                "retention of {key} stops at what is durable, {start}"
+            );
         }
     }
 }

@@ -19,7 +19,10 @@ pub struct Waiter {
 impl Waiter {
     /// A waiter that nothing wakes yet; `id` is unique on this core.
     pub fn new(id: u64) -> Waiter {
-        Waiter { id, wake: Rc::new(Notify::new()) }
+        Waiter {
+            id,
+            wake: Rc::new(Notify::new()),
+        }
     }
 
     /// Resolves once a partition that it was parked on has moved since the last call.
@@ -45,7 +48,9 @@ impl Waiters {
 
     /// Takes a fetch away whose time is up or that has enough from elsewhere.
     pub fn leave(&self, waiter: &Waiter) {
-        self.parked.borrow_mut().retain(|other| other.id != waiter.id);
+        self.parked
+            .borrow_mut()
+            .retain(|other| other.id != waiter.id);
     }
 
     /// Wakes all and lets them go: who still wants to wait parks again.

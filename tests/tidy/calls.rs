@@ -51,12 +51,21 @@ fn only_the_facade_touches_the_world() {
 #[test]
 fn unsafe_code_stays_in_shards() {
     // Proves that every crate but `shards` forbids unsafe code.
-    let crates = ["src", "proto/src", "proto/client/src", "storage/src", "ops/src", "ops/cli/src"];
+    let crates = [
+        "src",
+        "proto/src",
+        "proto/client/src",
+        "storage/src",
+        "ops/src",
+        "ops/cli/src",
+    ];
     let breaches: Vec<String> = crates
         .iter()
         .filter(|folder| {
             let lib = root().join(folder).join("lib.rs");
-            !fs::read_to_string(lib).expect("a crate root").contains("#![forbid(unsafe_code)]")
+            !fs::read_to_string(lib)
+                .expect("a crate root")
+                .contains("#![forbid(unsafe_code)]")
         })
         .map(|folder| format!("{folder}/lib.rs lacks #![forbid(unsafe_code)]"))
         .collect();
@@ -67,8 +76,14 @@ fn unsafe_code_stays_in_shards() {
 fn nothing_is_left_half_done() {
     // Proves that no stub, skipped test or note to oneself is in the tree.
     // The words are put together here so that this file does not accuse itself.
-    let words = [["to", "do!("], ["unimple", "mented!("], ["#[ig", "nore"], ["TO", "DO"], ["FIX", "ME"]]
-        .map(|halves| halves.concat());
+    let words = [
+        ["to", "do!("],
+        ["unimple", "mented!("],
+        ["#[ig", "nore"],
+        ["TO", "DO"],
+        ["FIX", "ME"],
+    ]
+    .map(|halves| halves.concat());
     let mut breaches = Vec::new();
     let folders = ["src", "proto", "shards", "storage", "ops", "perf", "tests"];
     for source in folders.iter().flat_map(|folder| sources(folder)) {

@@ -15,7 +15,13 @@ const CRATES: [(&str, &[&str]); 8] = [
     ("perf", &["streambus-client", "streambus-proto"]),
     (
         ".",
-        &["streambus-cli", "streambus-ops", "streambus-proto", "streambus-shards", "streambus-storage"],
+        &[
+            "streambus-cli",
+            "streambus-ops",
+            "streambus-proto",
+            "streambus-shards",
+            "streambus-storage",
+        ],
     ),
 ];
 
@@ -63,7 +69,10 @@ fn crates_import_only_downwards() {
 }
 
 fn room_number(name: &str) -> Option<u32> {
-    ROOMS.iter().find(|(room, _)| *room == name).map(|(_, number)| *number)
+    ROOMS
+        .iter()
+        .find(|(room, _)| *room == name)
+        .map(|(_, number)| *number)
 }
 
 #[test]
@@ -74,13 +83,18 @@ fn rooms_of_the_broker_import_only_downwards() {
         let inside = source.path.trim_start_matches("src/");
         let room = inside.split(['/', '.']).next().unwrap_or("");
         let Some(own) = room_number(room) else {
-            breaches.push(format!("{}: `{room}` has no place in tests/tidy/imports.rs", source.path));
+            breaches.push(format!(
+                "{}: `{room}` has no place in tests/tidy/imports.rs",
+                source.path
+            ));
             continue;
         };
         for (line, code) in source.code() {
             for used in code.split("crate::").skip(1) {
-                let name: String =
-                    used.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                let name: String = used
+                    .chars()
+                    .take_while(|c| c.is_alphanumeric() || *c == '_')
+                    .collect();
                 if name != room && room_number(&name).is_some_and(|other| other >= own) {
                     breaches.push(format!("{}:{line}: {room} uses {name}", source.path));
                 }

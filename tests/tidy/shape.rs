@@ -37,7 +37,13 @@ fn top_level_is_exactly_the_planned_one() {
     // Proves that nothing is added to or missing from the root folder.
     let mut found: Vec<String> = fs::read_dir(root())
         .expect("the root is readable")
-        .map(|entry| entry.expect("readable").file_name().to_string_lossy().into_owned())
+        .map(|entry| {
+            entry
+                .expect("readable")
+                .file_name()
+                .to_string_lossy()
+                .into_owned()
+        })
         .filter(|name| !name.starts_with('.') && !LEFT_BEHIND.contains(&name.as_str()))
         .collect();
     found.sort();
@@ -51,18 +57,32 @@ fn top_level_is_exactly_the_planned_one() {
 #[test]
 fn files_stay_short() {
     // Proves the bounds on file length over all source files.
-    let all: Vec<_> =
-        ["src", "proto", "shards", "storage", "ops", "perf", "tests"].iter().flat_map(|f| sources(f)).collect();
-    let mut lengths: Vec<usize> = all.iter().map(|source| source.text.lines().count()).collect();
+    let all: Vec<_> = ["src", "proto", "shards", "storage", "ops", "perf", "tests"]
+        .iter()
+        .flat_map(|f| sources(f))
+        .collect();
+    let mut lengths: Vec<usize> = all
+        .iter()
+        .map(|source| source.text.lines().count())
+        .collect();
     let breaches: Vec<String> = all
         .iter()
         .filter(|source| source.text.lines().count() > LINES_MAX)
-        .map(|source| format!("{}: {} lines, at most {LINES_MAX}", source.path, source.text.lines().count()))
+        .map(|source| {
+            format!(
+                "{}: {} lines, at most {LINES_MAX}",
+                source.path,
+                source.text.lines().count()
+            )
+        })
         .collect();
     assert_none("a file is one noun: split it", &breaches);
     lengths.sort_unstable();
     let median = lengths[lengths.len() / 2];
-    assert!(median <= LINES_MEDIAN_MAX, "half the files are longer than {median} lines");
+    assert!(
+        median <= LINES_MEDIAN_MAX,
+        "half the files are longer than {median} lines"
+    );
 }
 
 #[test]

@@ -23,7 +23,12 @@ pub trait Element<'a>: Sized + Clone {
 
 #[derive(Clone)]
 enum Inner<'a, T> {
-    Wire { bytes: &'a [u8], count: usize, version: i16, flexible: bool },
+    Wire {
+        bytes: &'a [u8],
+        count: usize,
+        version: i16,
+        flexible: bool,
+    },
     Items(Vec<T>),
 }
 
@@ -53,7 +58,12 @@ impl<'a, T: Element<'a>> FromIterator<T> for Array<'a, T> {
 impl<'a, T: Element<'a>> Array<'a, T> {
     /// `count` elements that were all decoded from `bytes` once.
     pub(super) fn on_the_wire(bytes: &'a [u8], count: usize, version: i16, flexible: bool) -> Self {
-        Array(Inner::Wire { bytes, count, version, flexible })
+        Array(Inner::Wire {
+            bytes,
+            count,
+            version,
+            flexible,
+        })
     }
 
     /// How many elements there are.
@@ -72,7 +82,12 @@ impl<'a, T: Element<'a>> Array<'a, T> {
     /// Walks the elements.
     pub fn iter(&self) -> Iter<'_, 'a, T> {
         match &self.0 {
-            Inner::Wire { bytes, count, version, flexible } => Iter::Wire {
+            Inner::Wire {
+                bytes,
+                count,
+                version,
+                flexible,
+            } => Iter::Wire {
                 reader: Reader::resume(bytes, *flexible),
                 left: *count,
                 version: *version,
@@ -89,8 +104,12 @@ impl<'a, T: Element<'a>> Array<'a, T> {
         writer.count(Some(self.len()));
         match &self.0 {
             // The items themselves, for `iter` would clone them.
-            Inner::Items(items) => items.iter().try_for_each(|item| item.encode(writer, version)),
-            Inner::Wire { .. } => self.iter().try_for_each(|item| item.encode(writer, version)),
+            Inner::Items(items) => items
+                .iter()
+                .try_for_each(|item| item.encode(writer, version)),
+            Inner::Wire { .. } => self
+                .iter()
+                .try_for_each(|item| item.encode(writer, version)),
         }
     }
 }
@@ -116,7 +135,11 @@ impl<'a, T: Element<'a>> Iterator for Iter<'_, 'a, T> {
     #[inline]
     fn next(&mut self) -> Option<T> {
         match self {
-            Iter::Wire { reader, left, version } => {
+            Iter::Wire {
+                reader,
+                left,
+                version,
+            } => {
                 *left = left.checked_sub(1)?;
                 let element = T::decode(reader, *version);
                 debug_assert!(element.is_ok(), "every element was decoded once");

@@ -46,7 +46,10 @@ pub struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// Reads from the start of `bytes`.
     pub fn new(bytes: &'a [u8]) -> Reader<'a> {
-        Reader { rest: bytes, flexible: false }
+        Reader {
+            rest: bytes,
+            flexible: false,
+        }
     }
 
     pub(super) fn resume(rest: &'a [u8], flexible: bool) -> Reader<'a> {
@@ -73,7 +76,11 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// [`DecodeError::Trailing`].
     pub fn finish(&self) -> Result<(), DecodeError> {
-        if self.rest.is_empty() { Ok(()) } else { Err(DecodeError::Trailing(self.rest.len())) }
+        if self.rest.is_empty() {
+            Ok(())
+        } else {
+            Err(DecodeError::Trailing(self.rest.len()))
+        }
     }
 
     /// The next `count` bytes.
@@ -87,7 +94,10 @@ impl<'a> Reader<'a> {
                 self.rest = rest;
                 Ok(taken)
             }
-            None => Err(DecodeError::Truncated { wanted: count, left: self.rest.len() }),
+            None => Err(DecodeError::Truncated {
+                wanted: count,
+                left: self.rest.len(),
+            }),
         }
     }
 
@@ -98,7 +108,10 @@ impl<'a> Reader<'a> {
                 self.rest = rest;
                 Ok(*taken)
             }
-            None => Err(DecodeError::Truncated { wanted: N, left: self.rest.len() }),
+            None => Err(DecodeError::Truncated {
+                wanted: N,
+                left: self.rest.len(),
+            }),
         }
     }
 
@@ -202,11 +215,21 @@ impl<'a> Reader<'a> {
 
     /// A length that fits what is left, or `None` for null.
     #[inline]
-    fn length(&mut self, fixed: impl FnOnce(&mut Self) -> Result<i64, DecodeError>) -> Result<Option<usize>, DecodeError> {
-        let length = if self.flexible { i64::from(self.uvarint()?) - 1 } else { fixed(self)? };
+    fn length(
+        &mut self,
+        fixed: impl FnOnce(&mut Self) -> Result<i64, DecodeError>,
+    ) -> Result<Option<usize>, DecodeError> {
+        let length = if self.flexible {
+            i64::from(self.uvarint()?) - 1
+        } else {
+            fixed(self)?
+        };
         match usize::try_from(length) {
             Ok(length) if length <= self.rest.len() => Ok(Some(length)),
-            Ok(length) => Err(DecodeError::Truncated { wanted: length, left: self.rest.len() }),
+            Ok(length) => Err(DecodeError::Truncated {
+                wanted: length,
+                left: self.rest.len(),
+            }),
             Err(_) if length == -1 => Ok(None),
             Err(_) => Err(DecodeError::BadLength(length)),
         }
@@ -286,7 +309,12 @@ impl<'a> Reader<'a> {
         }
         let used = start.len() - self.rest.len();
         let bytes = start.get(..used).unwrap_or_default();
-        Ok(Some(Array::on_the_wire(bytes, count, version, self.flexible)))
+        Ok(Some(Array::on_the_wire(
+            bytes,
+            count,
+            version,
+            self.flexible,
+        )))
     }
 
     /// An array.
@@ -295,15 +323,23 @@ impl<'a> Reader<'a> {
     /// [`DecodeError`]; null is one.
     #[inline]
     pub fn array<T: Element<'a>>(&mut self, version: i16) -> Result<Array<'a, T>, DecodeError> {
-        self.nullable_array(version)?.ok_or(DecodeError::BadLength(-1))
+        self.nullable_array(version)?
+            .ok_or(DecodeError::BadLength(-1))
     }
 
     /// A struct that may be null: one byte says which, -1 for null.
     ///
     /// # Errors
     /// [`DecodeError`].
-    pub fn nullable_struct<T: Element<'a>>(&mut self, version: i16) -> Result<Option<T>, DecodeError> {
-        if self.i8()? < 0 { Ok(None) } else { T::decode(self, version).map(Some) }
+    pub fn nullable_struct<T: Element<'a>>(
+        &mut self,
+        version: i16,
+    ) -> Result<Option<T>, DecodeError> {
+        if self.i8()? < 0 {
+            Ok(None)
+        } else {
+            T::decode(self, version).map(Some)
+        }
     }
 
     /// The tagged fields at the end of a struct. `field` reads those it knows and says whether it did;
@@ -323,7 +359,10 @@ impl<'a> Reader<'a> {
         for _ in 0..count {
             let tag = self.uvarint()?;
             let size = self.uvarint()? as usize;
-            let mut inside = Reader { rest: self.take(size)?, flexible: true };
+            let mut inside = Reader {
+                rest: self.take(size)?,
+                flexible: true,
+            };
             if field(tag, &mut inside)? {
                 inside.finish()?;
             }

@@ -4,12 +4,21 @@ use super::*;
 fn counts_above_what_is_left_are_refused_before_anything_is_made() {
     // Proves fault row 28 for arrays, strings and bytes, in both encodings.
     let mut reader = Reader::new(&[0x7f, 0xff, 0xff, 0xff]);
-    assert!(matches!(reader.array::<i32>(0), Err(DecodeError::Truncated { .. })));
+    assert!(matches!(
+        reader.array::<i32>(0),
+        Err(DecodeError::Truncated { .. })
+    ));
     let mut reader = Reader::new(&[0xff, 0xff, 0xff, 0xff, 0x0f, 1, 2]);
     reader.set_flexible(true);
-    assert!(matches!(reader.array::<i8>(0), Err(DecodeError::Truncated { .. })));
+    assert!(matches!(
+        reader.array::<i8>(0),
+        Err(DecodeError::Truncated { .. })
+    ));
     let mut reader = Reader::new(&[0x7f, 0xff, b'a']);
-    assert!(matches!(reader.string(), Err(DecodeError::Truncated { .. })));
+    assert!(matches!(
+        reader.string(),
+        Err(DecodeError::Truncated { .. })
+    ));
     let mut reader = Reader::new(&[0xff, 0xfe]);
     assert_eq!(reader.string(), Err(DecodeError::BadLength(-2)));
     let mut reader = Reader::new(&[0xff; 10]);
@@ -41,9 +50,23 @@ fn spliced_bytes_count_but_are_not_copied() {
     writer.i8(1);
     writer.records(Records::Splice(1_000)).unwrap();
     writer.i8(2);
-    writer.tagged(5, |inside| inside.records(Records::Splice(10))).unwrap();
+    writer
+        .tagged(5, |inside| inside.records(Records::Splice(10)))
+        .unwrap();
     assert_eq!(writer.total_len(), writer.len() + 1_010);
     let (bytes, splices) = writer.into_parts();
     assert_eq!(bytes, [1, 0xe9, 0x07, 2, 5, 11, 11]);
-    assert_eq!(splices, [Splice { position: 3, len: 1_000 }, Splice { position: 7, len: 10 }]);
+    assert_eq!(
+        splices,
+        [
+            Splice {
+                position: 3,
+                len: 1_000
+            },
+            Splice {
+                position: 7,
+                len: 10
+            }
+        ]
+    );
 }

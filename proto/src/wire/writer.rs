@@ -56,7 +56,11 @@ impl Writer {
     /// One that reuses the memory of `out`.
     pub fn reusing(mut out: Vec<u8>) -> Writer {
         out.clear();
-        Writer { out, splices: Vec::new(), flexible: false }
+        Writer {
+            out,
+            splices: Vec::new(),
+            flexible: false,
+        }
     }
 
     /// Switches to compact lengths and tagged fields, or back.
@@ -165,10 +169,10 @@ impl Writer {
     #[inline]
     pub fn uvarint(&mut self, mut value: u32) {
         while value >= 0x80 {
-            self.out.push((value & 0x7f) as u8 | 0x80);
+            self.out.push(value.to_le_bytes()[0] | 0x80);
             value >>= 7;
         }
-        self.out.push(value as u8);
+        self.out.push(value.to_le_bytes()[0]);
     }
 
     fn compact(&mut self, length: Option<usize>) -> Result<(), EncodeError> {
@@ -226,7 +230,10 @@ impl Writer {
             Records::Splice(len) => {
                 self.bytes_length(Some(len))?;
                 if len > 0 {
-                    self.splices.push(Splice { position: self.out.len(), len });
+                    self.splices.push(Splice {
+                        position: self.out.len(),
+                        len,
+                    });
                 }
                 Ok(())
             }
@@ -248,7 +255,11 @@ impl Writer {
     ///
     /// # Errors
     /// [`EncodeError`].
-    pub fn nullable_struct<'a, T: Element<'a>>(&mut self, value: Option<&T>, version: i16) -> Result<(), EncodeError> {
+    pub fn nullable_struct<'a, T: Element<'a>>(
+        &mut self,
+        value: Option<&T>,
+        version: i16,
+    ) -> Result<(), EncodeError> {
         match value {
             None => {
                 self.i8(-1);
@@ -270,13 +281,21 @@ impl Writer {
         tag: u32,
         write: impl FnOnce(&mut Writer) -> Result<(), EncodeError>,
     ) -> Result<(), EncodeError> {
-        let mut inside = Writer { out: Vec::new(), splices: Vec::new(), flexible: true };
+        let mut inside = Writer {
+            out: Vec::new(),
+            splices: Vec::new(),
+            flexible: true,
+        };
         write(&mut inside)?;
         self.uvarint(tag);
         let size = u32::try_from(inside.total_len());
         self.uvarint(size.map_err(|_| EncodeError::TooLong(inside.total_len()))?);
         let at = self.out.len();
-        self.splices.extend(inside.splices.iter().map(|splice| Splice { position: splice.position + at, ..*splice }));
+        self.splices
+            .extend(inside.splices.iter().map(|splice| Splice {
+                position: splice.position + at,
+                ..*splice
+            }));
         self.raw(&inside.out);
         Ok(())
     }

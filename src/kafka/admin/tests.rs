@@ -25,7 +25,9 @@ macro_rules! in_every_version {
             let mut reader = Reader::new(&bytes);
             let request = $Request::read(&mut reader, version).expect($Request::NAME);
             reader.finish().expect($Request::NAME);
-            let response = with((&request, version), |(request, version)| $answer(request, version));
+            let response = with((&request, version), |(request, version)| {
+                $answer(request, version)
+            });
             let mut writer = Writer::new();
             let answered = response.write(&mut writer, version);
             answered.unwrap_or_else(|error| panic!("{} {version}: {error}", $Response::NAME));

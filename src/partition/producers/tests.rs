@@ -29,11 +29,17 @@ fn verdicts_follow_the_table() {
         (batch(1, 0, 10, 5), Verdict::New),
         (
             batch(1, 0, 0, 10),
-            Verdict::Duplicate { base_offset: Offset(0), last_offset: Offset(9) },
+            Verdict::Duplicate {
+                base_offset: Offset(0),
+                last_offset: Offset(9),
+            },
         ),
         (
             batch(1, 0, 10, 5),
-            Verdict::Duplicate { base_offset: Offset(10), last_offset: Offset(14) },
+            Verdict::Duplicate {
+                base_offset: Offset(10),
+                last_offset: Offset(14),
+            },
         ),
         // Same first sequence, other length: not the same batch.
         (batch(1, 0, 10, 6), Verdict::OutOfOrder { expected: 15 }),
@@ -41,13 +47,22 @@ fn verdicts_follow_the_table() {
         // A new epoch starts from 0 and nowhere else.
         (batch(1, 1, 15, 1), Verdict::OutOfOrder { expected: 0 }),
         (batch(1, 1, 0, 1), Verdict::New),
-        (batch(1, 0, 15, 1), Verdict::Fenced { current: ProducerEpoch(1) }),
+        (
+            batch(1, 0, 15, 1),
+            Verdict::Fenced {
+                current: ProducerEpoch(1),
+            },
+        ),
         // Another producer is none of its business; an unknown one may start anywhere.
         (batch(2, 0, 42, 1), Verdict::New),
         (batch(2, 0, 43, 1), Verdict::New),
     ];
     for (step, (offered, expected)) in table.into_iter().enumerate() {
-        assert_eq!(offer(&mut producers, &mut end, offered), expected, "step {step}");
+        assert_eq!(
+            offer(&mut producers, &mut end, offered),
+            expected,
+            "step {step}"
+        );
     }
 }
 
@@ -56,19 +71,37 @@ fn window_holds_five_batches() {
     // Proves that the fifth last batch is still a duplicate and the sixth last is not.
     let (mut producers, mut end) = (Producers::default(), 0);
     for sequence in 0..6 {
-        assert_eq!(offer(&mut producers, &mut end, batch(9, 0, sequence, 1)), Verdict::New);
+        assert_eq!(
+            offer(&mut producers, &mut end, batch(9, 0, sequence, 1)),
+            Verdict::New
+        );
     }
     let fifth = producers.check(&batch(9, 0, 1, 1));
-    assert_eq!(fifth, Verdict::Duplicate { base_offset: Offset(1), last_offset: Offset(1) });
-    assert_eq!(producers.check(&batch(9, 0, 0, 1)), Verdict::OutOfOrder { expected: 6 });
+    assert_eq!(
+        fifth,
+        Verdict::Duplicate {
+            base_offset: Offset(1),
+            last_offset: Offset(1)
+        }
+    );
+    assert_eq!(
+        producers.check(&batch(9, 0, 0, 1)),
+        Verdict::OutOfOrder { expected: 6 }
+    );
 }
 
 #[test]
 fn sequences_wrap_to_zero() {
     // Proves fault row 23: after i32::MAX comes 0, within a batch and between batches.
     let (mut producers, mut end) = (Producers::default(), 0);
-    assert_eq!(offer(&mut producers, &mut end, batch(1, 0, i32::MAX - 1, 4)), Verdict::New);
-    assert_eq!(offer(&mut producers, &mut end, batch(1, 0, 2, 1)), Verdict::New);
+    assert_eq!(
+        offer(&mut producers, &mut end, batch(1, 0, i32::MAX - 1, 4)),
+        Verdict::New
+    );
+    assert_eq!(
+        offer(&mut producers, &mut end, batch(1, 0, 2, 1)),
+        Verdict::New
+    );
     assert_eq!(add_sequence(i32::MAX, 1), 0);
 }
 
@@ -101,7 +134,10 @@ fn oldest_producer_makes_room() {
     }
     assert_eq!(producers.len(), PRODUCERS_MAX);
     assert_eq!(producers.check(&batch(0, 0, 5, 1)), Verdict::New);
-    assert!(matches!(producers.check(&batch(1, 0, 5, 1)), Verdict::OutOfOrder { .. }));
+    assert!(matches!(
+        producers.check(&batch(1, 0, 5, 1)),
+        Verdict::OutOfOrder { .. }
+    ));
 }
 
 #[test]
@@ -111,6 +147,10 @@ fn idle_producers_expire() {
     producers.record(&batch(1, 0, 0, 1), Offset(0), 100);
     producers.record(&batch(2, 0, 0, 1), Offset(1), 200);
     producers.expire(150);
-    let ids: Vec<i64> = producers.views().iter().map(|view| view.producer_id.0).collect();
+    let ids: Vec<i64> = producers
+        .views()
+        .iter()
+        .map(|view| view.producer_id.0)
+        .collect();
     assert_eq!(ids, [2]);
 }
