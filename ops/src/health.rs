@@ -164,13 +164,13 @@ impl Watch {
     }
 
     /// Looks at every core. Before the node serves, cores read their logs in long strides and
-    /// silence means nothing.
+    /// silence means nothing; a core is judged from its first beat on.
     pub(crate) fn look(&mut self, health: &Health, now: Duration) -> Vec<Change> {
         let judged = matches!(health.state(), State::Ready | State::Draining);
         let mut changes = Vec::new();
         for (index, (seen, core)) in self.seen.iter_mut().zip(&health.cores).enumerate() {
             let beats = core.beats.load(Relaxed);
-            if beats != seen.beats || !judged {
+            if beats != seen.beats || beats == 0 || !judged {
                 *seen = Seen {
                     beats,
                     changed_at: now,

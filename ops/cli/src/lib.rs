@@ -1,3 +1,10 @@
 //! The command line: nouns, verbs, output formats.
-
+//!
+//! Data goes to standard output, progress and errors to standard error. A wrong command line exits
+//! with 2, a command that fails with 1.
 #![forbid(unsafe_code)]
+
+pub mod output;
+pub mod parse;
+
+pub use output::Format;
