@@ -192,8 +192,9 @@ fn start_ops(config: &Config, handles: Handles) -> Result<OpsThread, NodeError> 
         failed("it is not ADDRESS:PORT; set admin.address to one such as 127.0.0.1:9644".to_owned())
     })?;
     let admin_address = config.admin.enabled.then_some(address);
+    // The error names the address and the remedy itself.
     streambus_ops::start(&OpsConfig { admin_address }, handles)
-        .map_err(|error| failed(error.to_string()))
+        .map_err(|error| NodeError::Machine(error.to_string()))
 }
 
 /// Takes the addresses of a listener, or says why it can't.

@@ -1,6 +1,6 @@
 //! `streambus start`: settings, logs, the ops thread, then the node.
 
-use std::{fmt::Write, net::SocketAddr, sync::Arc};
+use std::{fmt::Write, net::SocketAddr};
 
 use argh::FromArgs;
 use streambus::{
@@ -8,8 +8,7 @@ use streambus::{
     node::{self, Ready},
 };
 use streambus_cli::output::print;
-use streambus_ops::{Handles, Health, OpsConfig, Registry, State, logs};
-use streambus_shards::online_cpus;
+use streambus_ops::logs;
 
 /// The settings file that is read when none is named and it is there.
 const SETTINGS_FILE: &str = "streambus.toml";
@@ -139,50 +138,18 @@ impl Start {
             LogFormat::Json => logs::Format::Json,
         };
         let log = logs::start(&config.log.level, format).map_err(|error| error.to_string())?;
-        let cores = if config.node.cores == 0 {
-            online_cpus().len()
-        } else {
-            config.node.cores
-        };
-        let health = Arc::new(Health::new(cores));
-        let admin_address = admin_address(&config)?;
-        let handles = Handles {
-            registry: Registry::new(),
-            health: health.clone(),
-            log_lines_dropped: Some(log.dropped()),
-        };
-        let ops = streambus_ops::start(&OpsConfig { admin_address }, handles)
-            .map_err(|error| error.to_string())?;
-        let admin_address = ops.admin_address();
-        health.set(State::Recovering);
-        let serving = health.clone();
-        let ran = node::run(config, move |ready| {
-            serving.set(State::Ready);
+        let ran = node::run(config, Some(log.dropped()), |ready| {
             // Nobody reads standard output: no reason to stop serving.
-            let _ = print(&banner(&ready, admin_address));
+            let _ = print(&banner(&ready));
         });
-        match &ran {
-            Ok(()) => health.set(State::Draining),
-            Err(error) => health.fail(&error.to_string()),
-        }
-        ops.stop();
+        // Lines still queued come before the last one, which `main` prints.
         drop(log);
         ran.map_err(|error| error.to_string())
     }
 }
 
-fn admin_address(config: &Config) -> Result<Option<SocketAddr>, String> {
-    if !config.admin.enabled {
-        return Ok(None);
-    }
-    let address = config.admin.address.parse();
-    address
-        .map(Some)
-        .map_err(|error| format!("admin.address = {:?}: {error}", config.admin.address))
-}
-
 /// What a node that serves says to whoever started it.
-fn banner(ready: &Ready, admin_address: Option<SocketAddr>) -> String {
+fn banner(ready: &Ready) -> String {
     let mut out = format!(
         "StreamBus {} is ready after {} ms: {} cores, {} lanes, cluster {}\n",
         env!("CARGO_PKG_VERSION"),
@@ -199,7 +166,7 @@ fn banner(ready: &Ready, admin_address: Option<SocketAddr>) -> String {
             Advertise::Node => writeln!(out, ", as one broker)"),
         };
     }
-    if let Some(address) = admin_address {
+    if let Some(address) = ready.admin {
         let _ = writeln!(out, "  admin     http://{address}/health and /metrics");
     }
     let bootstrap = ready.listeners.first().map(|listener| listener.address);
@@ -267,6 +234,7 @@ mod tests {
                     core_ports: Vec::new(),
                 },
             ],
+            admin: Some(([127, 0, 0, 1], 9644).into()),
             started_in: Duration::from_millis(12),
         };
         let wanted = format!(
@@ -278,7 +246,7 @@ mod tests {
              try       streambus topic create hello --partitions=6 --bootstrap=127.0.0.1:9092\n",
             env!("CARGO_PKG_VERSION")
         );
-        assert_eq!(banner(&ready, Some(([127, 0, 0, 1], 9644).into())), wanted);
+        assert_eq!(banner(&ready), wanted);
     }
 
     #[test]
