@@ -87,7 +87,6 @@ pub(super) async fn dispatch(
     }
     if served.api == ApiKey::Produce {
         let request = ProduceRequest::read(&mut reader, version)?;
-        reader.finish()?;
         return produce::produce(broker, &frame, &request, reply_to, began).await;
     }
     let body = frame.len() - reader.rest().len();
@@ -130,12 +129,11 @@ fn api_versions(reply_to: ReplyTo) -> Result<Slices, Refused> {
     .with(&response)?)
 }
 
-/// Reads a whole message.
+/// Reads a message. What stands behind it is left alone, as Kafka does: librdkafka's request for the
+/// metadata of all topics has three bytes too many.
 fn read<'a, M: Message<'a>>(body: &'a [u8], version: i16) -> Result<M, DecodeError> {
     let mut reader = Reader::new(body);
-    let message = M::read(&mut reader, version)?;
-    reader.finish()?;
-    Ok(message)
+    M::read(&mut reader, version)
 }
 
 #[expect(
