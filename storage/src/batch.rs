@@ -79,7 +79,9 @@ impl BatchInfo {
 /// # Panics
 /// If `batch` is shorter than a batch header: the caller validated it.
 pub(crate) fn place_batch(batch: &mut [u8], base_offset: Offset, leader_epoch: LeaderEpoch) {
-    let header = batch.first_chunk_mut::<BATCH_HEADER_BYTES>().expect("validated batch");
+    let header = batch
+        .first_chunk_mut::<BATCH_HEADER_BYTES>()
+        .expect("validated batch");
     let (offset_field, rest) = header.split_at_mut(8);
     offset_field.copy_from_slice(&base_offset.0.to_be_bytes());
     let epoch_field = rest.get_mut(4..8).expect("fixed header");
@@ -87,15 +89,24 @@ pub(crate) fn place_batch(batch: &mut [u8], base_offset: Offset, leader_epoch: L
 }
 
 fn i64_at(header: &[u8; BATCH_HEADER_BYTES], at: usize) -> Option<i64> {
-    header.get(at..)?.first_chunk().map(|field| i64::from_be_bytes(*field))
+    header
+        .get(at..)?
+        .first_chunk()
+        .map(|field| i64::from_be_bytes(*field))
 }
 
 fn i32_at(header: &[u8; BATCH_HEADER_BYTES], at: usize) -> Option<i32> {
-    header.get(at..)?.first_chunk().map(|field| i32::from_be_bytes(*field))
+    header
+        .get(at..)?
+        .first_chunk()
+        .map(|field| i32::from_be_bytes(*field))
 }
 
 fn i16_at(header: &[u8; BATCH_HEADER_BYTES], at: usize) -> Option<i16> {
-    header.get(at..)?.first_chunk().map(|field| i16::from_be_bytes(*field))
+    header
+        .get(at..)?
+        .first_chunk()
+        .map(|field| i16::from_be_bytes(*field))
 }
 
 #[cfg(test)]
@@ -126,8 +137,14 @@ pub(crate) mod tests {
         let mut bytes = batch(5, 1_000, b"records");
         place_batch(&mut bytes, Offset(40), LeaderEpoch(3));
         let info = BatchInfo::read(&bytes).unwrap();
-        assert_eq!((info.base_offset, info.last_offset), (Offset(40), Offset(44)));
-        assert_eq!((info.leader_epoch, info.bytes), (LeaderEpoch(3), bytes.len()));
+        assert_eq!(
+            (info.base_offset, info.last_offset),
+            (Offset(40), Offset(44))
+        );
+        assert_eq!(
+            (info.leader_epoch, info.bytes),
+            (LeaderEpoch(3), bytes.len())
+        );
         assert_eq!((info.max_timestamp, info.record_count), (1_000, 5));
         place_batch(&mut bytes, Offset(0), LeaderEpoch(0));
         assert_eq!(bytes, batch(5, 1_000, b"records"));
@@ -138,7 +155,12 @@ pub(crate) mod tests {
         // Proves that short, old, negative and overflowing headers are errors and not panics.
         let sound = batch(1, 0, b"");
         assert!(BatchInfo::read(&sound[..60]).is_none());
-        for (at, field) in [(16, &[1_u8][..]), (8, &[0xff; 4]), (23, &[0xff; 4]), (0, &[0xff; 8])] {
+        for (at, field) in [
+            (16, &[1_u8][..]),
+            (8, &[0xff; 4]),
+            (23, &[0xff; 4]),
+            (0, &[0xff; 8]),
+        ] {
             let mut bytes = sound.clone();
             bytes[at..at + field.len()].copy_from_slice(field);
             assert!(BatchInfo::read(&bytes).is_none(), "field at {at}");

@@ -12,7 +12,9 @@ pub(crate) struct Encoder {
 
 impl Encoder {
     pub(crate) fn with_capacity(bytes: usize) -> Encoder {
-        Encoder { bytes: Vec::with_capacity(bytes) }
+        Encoder {
+            bytes: Vec::with_capacity(bytes),
+        }
     }
 
     pub(crate) fn u16(&mut self, value: u16) {
@@ -108,11 +110,19 @@ impl<'a> Decoder<'a> {
     pub(crate) fn count(&mut self, item_bytes_min: usize) -> Result<usize, Malformed> {
         assert!(item_bytes_min > 0, "an item of no bytes bounds nothing");
         let count = usize::try_from(self.u32()?).map_err(|_| Malformed)?;
-        if count > self.rest.len() / item_bytes_min { Err(Malformed) } else { Ok(count) }
+        if count > self.rest.len() / item_bytes_min {
+            Err(Malformed)
+        } else {
+            Ok(count)
+        }
     }
 
     pub(crate) fn finish(self) -> Result<(), Malformed> {
-        if self.rest.is_empty() { Ok(()) } else { Err(Malformed) }
+        if self.rest.is_empty() {
+            Ok(())
+        } else {
+            Err(Malformed)
+        }
     }
 }
 

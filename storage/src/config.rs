@@ -80,13 +80,19 @@ impl LaneConfig {
         let block = BLOCK_BYTES as u64;
         let refuse = |setting, why: String| Err(StorageError::Config { setting, why });
         if !self.wal_file_bytes.is_multiple_of(block) || self.wal_file_bytes < 16 * block {
-            return refuse("wal_file_bytes", format!("a multiple of {block}, {} up", 16 * block));
+            return refuse(
+                "wal_file_bytes",
+                format!("a multiple of {block}, {} up", 16 * block),
+            );
         }
         if self.wal_file_bytes > 1 << 32 {
             return refuse("wal_file_bytes", "at most 4 GiB".to_owned());
         }
         if self.wal_files_max < 3 {
-            return refuse("wal_files_max", "at least 3: one filling, one flushed, one next".into());
+            return refuse(
+                "wal_files_max",
+                "at least 3: one filling, one flushed, one next".into(),
+            );
         }
         if self.memtables_frozen_max == 0 {
             return refuse("memtables_frozen_max", "at least 1".to_owned());
@@ -96,7 +102,10 @@ impl LaneConfig {
         }
         // Else the WAL fills before a memtable is ever frozen, and nothing frees it.
         if self.memtable_bytes as u64 > self.wal_file_bytes * (self.wal_files_max - 2) {
-            return refuse("memtable_bytes", "at most wal_file_bytes × (wal_files_max − 2)".into());
+            return refuse(
+                "memtable_bytes",
+                "at most wal_file_bytes × (wal_files_max − 2)".into(),
+            );
         }
         if !self.block_bytes.is_multiple_of(BLOCK_BYTES) || self.block_bytes == 0 {
             return refuse("block_bytes", format!("a multiple of {block}"));
@@ -122,14 +131,26 @@ mod tests {
     fn defaults_hold_their_own_bounds() {
         // Proves that the defaults are valid and that settings which would dead-lock are refused.
         assert!(LaneConfig::default().validate().is_ok());
-        let stuck = LaneConfig { memtable_bytes: 1 << 30, ..LaneConfig::default() };
+        let stuck = LaneConfig {
+            memtable_bytes: 1 << 30,
+            ..LaneConfig::default()
+        };
         assert!(matches!(
             stuck.validate(),
-            Err(StorageError::Config { setting: "memtable_bytes", .. })
+            Err(StorageError::Config {
+                setting: "memtable_bytes",
+                ..
+            })
         ));
-        let unaligned = LaneConfig { block_bytes: 5000, ..LaneConfig::default() };
+        let unaligned = LaneConfig {
+            block_bytes: 5000,
+            ..LaneConfig::default()
+        };
         assert!(unaligned.validate().is_err());
-        let few = LaneConfig { wal_files_max: 2, ..LaneConfig::default() };
+        let few = LaneConfig {
+            wal_files_max: 2,
+            ..LaneConfig::default()
+        };
         assert!(few.validate().is_err());
     }
 }

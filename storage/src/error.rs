@@ -82,13 +82,22 @@ pub enum StorageError {
 impl StorageError {
     pub(crate) fn disk(file: &Path, source: DiskError) -> StorageError {
         match source {
-            DiskError::NoSpace { .. } => StorageError::NoSpace { file: file.to_owned() },
-            source => StorageError::Disk { file: file.to_owned(), source },
+            DiskError::NoSpace { .. } => StorageError::NoSpace {
+                file: file.to_owned(),
+            },
+            source => StorageError::Disk {
+                file: file.to_owned(),
+                source,
+            },
         }
     }
 
     pub(crate) fn corrupt(file: &Path, position: u64, what: &'static str) -> StorageError {
-        StorageError::Corrupt { file: file.to_owned(), position, what }
+        StorageError::Corrupt {
+            file: file.to_owned(),
+            position,
+            what,
+        }
     }
 
     /// Whether waiting for space can mend it.

@@ -72,11 +72,18 @@ mod tests {
         // Proves that the partitions of one topic do not share their hash's low bits.
         let mut buckets = std::collections::BTreeSet::new();
         for index in 0..1024 {
-            let key = PartitionKey { topic: TopicId([7; 16]), index };
+            let key = PartitionKey {
+                topic: TopicId([7; 16]),
+                index,
+            };
             let mut hasher = KeyHasher::default();
             std::hash::Hash::hash(&key, &mut hasher);
             buckets.insert(hasher.finish() % 4096);
         }
-        assert!(buckets.len() > 800, "1024 keys fell into {} of 4096 buckets", buckets.len());
+        assert!(
+            buckets.len() > 800,
+            "1024 keys fell into {} of 4096 buckets",
+            buckets.len()
+        );
     }
 }

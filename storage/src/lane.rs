@@ -99,10 +99,15 @@ impl Lane {
         leader_epoch: LeaderEpoch,
         batch: &[u8],
     ) -> Result<Appended, AppendError> {
-        let appended = self.state.borrow_mut().append(key, base_offset, leader_epoch, batch);
+        let appended = self
+            .state
+            .borrow_mut()
+            .append(key, base_offset, leader_epoch, batch);
         // Also when it is full: the writer may have to freeze before anything can move.
         self.wal_wake.notify_one();
-        appended.map(|info| Appended { log_end: info.next_offset() })
+        appended.map(|info| Appended {
+            log_end: info.next_offset(),
+        })
     }
 
     /// Resolves when an append that was refused with [`AppendError::Full`] is worth repeating, or
@@ -122,7 +127,12 @@ impl Lane {
     /// The partitions that the lane has.
     pub fn partitions(&self) -> Vec<PartitionKey> {
         let state = self.state.borrow();
-        state.partitions.iter().flatten().map(|partition| partition.key).collect()
+        state
+            .partitions
+            .iter()
+            .flatten()
+            .map(|partition| partition.key)
+            .collect()
     }
 
     /// First offset of the partition.
@@ -167,7 +177,9 @@ impl Lane {
         key: PartitionKey,
         offset: Offset,
     ) -> Result<(), StorageError> {
-        let sequence = self.control(RecordKind::LogStart, key, Some(offset)).await?;
+        let sequence = self
+            .control(RecordKind::LogStart, key, Some(offset))
+            .await?;
         self.wait_durable(sequence).await
     }
 
@@ -197,7 +209,10 @@ impl Lane {
     ) -> Option<Offset> {
         let mut state = self.state.borrow_mut();
         let partition = state.partition(key)?;
-        let limits = Limits { retention_ms, retention_bytes };
+        let limits = Limits {
+            retention_ms,
+            retention_bytes,
+        };
         let start = partition.log_start;
         // What is not durable yet is not old either, whatever its timestamps say.
         let durable = partition.durable_end;
@@ -221,14 +236,22 @@ impl Lane {
     /// The lane's counters.
     pub fn stats(&self) -> LaneStats {
         let state = self.state.borrow();
-        let memtables = state.frozen.iter().map(|frozen| frozen.held_bytes).sum::<usize>();
+        let memtables = state
+            .frozen
+            .iter()
+            .map(|frozen| frozen.held_bytes)
+            .sum::<usize>();
         let held = memtables + state.active.held_bytes + state.buffer.open_bytes();
         let read_ahead = self.read_ahead.counts();
         LaneStats {
             memtable_bytes: held as u64,
             memtables_frozen: state.frozen.len() as u64,
             tables: state.tables.len() as u64,
-            table_bytes: state.tables.values().map(|live| live.table.file_bytes).sum(),
+            table_bytes: state
+                .tables
+                .values()
+                .map(|live| live.table.file_bytes)
+                .sum(),
             wal_files: state.wal.len() as u64,
             wal_bytes: state.wal.len() as u64 * state.config.wal_file_bytes,
             partitions: state.by_key.len() as u64,
@@ -257,7 +280,9 @@ impl Lane {
         }
         let mut state = self.state.borrow_mut();
         if let Status::Stopped(reason) = &state.status {
-            return Err(StorageError::Stopped { reason: reason.clone() });
+            return Err(StorageError::Stopped {
+                reason: reason.clone(),
+            });
         }
         state.status = Status::Stopped("closed".to_owned());
         Ok(())
@@ -295,7 +320,9 @@ impl Lane {
                     return Ok(());
                 }
                 if let Status::Stopped(reason) = &state.status {
-                    return Err(StorageError::Stopped { reason: reason.clone() });
+                    return Err(StorageError::Stopped {
+                        reason: reason.clone(),
+                    });
                 }
             }
             self.durable_wake.notified().await;

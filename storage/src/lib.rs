@@ -1,7 +1,90 @@
 //! How a lane keeps record batches on disk: WAL, memtable, sorted tables, manifest, recovery.
+//!
+//! A [`Lane`] is one directory on one core. An append is copied once, into the WAL's buffer; the
+//! memtable refers to that same memory; the lane's observer is told when the commit around it is
+//! durable. A full memtable is frozen and flushed into tables sorted by (partition, offset), the
+//! manifest is swapped, and only then are the WAL files below it used again.
+//!
+//! | To find out | Look in |
+//! |---|---|
+//! | what a caller can do | [`Lane`] |
+//! | what is decided without I/O | `lane/state.rs`, `wal/buffer.rs`, `wal/replay.rs`, `retention.rs` |
+//! | what moves bytes | `lane/commit.rs` (WAL), `lane/flush.rs`, `lane/collect.rs`, `lane/read.rs` |
+//! | what a restart believes | `lane/open.rs`, `wal/replay.rs` |
+//!
+//! All numbers on disk are little-endian, but for the batches, which are Kafka's. `golden/` holds
+//! files of each format version, and tests that hold the code to them.
+//!
+//! # WAL file, version 1: `wal-<epoch>.log`
+//!
+//! ```text
+//! file     0                4096
+//!          | file header    | commit | commit | … | never written, or of an older epoch |
+//!            magic "SBWF" u32, version u16, 0 u16, epoch u64, 0…, crc u32 at 60
+//!
+//! commit   begins at a multiple of 4096 and is as long as a multiple of 4096
+//!          | header (64)    | record | record | … | zeros to 4096 |
+//!            0 magic "SBWC" u32   4 version u16    6 0 u16
+//!            8 file epoch u64    16 commit id u64 24 position in the file u64
+//!           32 length u32        36 records u32   40 first record's sequence u64
+//!           48 run u32           52 0 u64         60 crc u32
+//!
+//! record   begins at a multiple of 8 in its commit
+//!          | header (64)    | payload | zeros to 8 |
+//!            0 kind u8 (1 batch, 2 log start, 3 drop)  1 0 u8  2 magic "WR" u16
+//!            4 payload bytes u32  8 file epoch u64     16 commit id u64
+//!           24 sequence u64      32 topic id 16 bytes  48 partition i32
+//!           52 position in the commit u32  56 run u32  60 crc u32 (header and payload)
+//! ```
+//!
+//! CRCs are CRC-32 (IEEE) that start from the lane's nonce. A commit is written once, and never
+//! touched again before its file is recycled under a new epoch; at most one is under way.
+//!
+//! # Table, version 1: `table-<id>.tbl`
+//!
+//! ```text
+//! | batches by (partition, offset), nothing in between | zeros to 4096 |
+//! | footer                                             | zeros to 4096 |
+//! | trailer (64)                                       | zeros to 4096 |
+//!
+//! footer   id u64, block bytes u32, data bytes u64,
+//!          blocks u32, then a crc u32 for each block of the batches,
+//!          partitions u32, then for each, sorted:
+//!            topic id 16 bytes, partition i32, start offset i64, end offset i64,
+//!            position u64, bytes u64, largest timestamp i64,
+//!            index entries u32, then for each: offset i64, position u64, largest timestamp i64
+//! trailer   0 magic "SBTB" u32   4 version u16   6 0 u16   8 id u64
+//!          16 footer position u64  24 footer bytes u32  28 footer crc u32  32 0…  60 crc u32
+//! ```
+//!
+//! CRCs cover the lane's nonce, the table's id, the position, the bytes and their length.
+//!
+//! # Manifest, version 1: `MANIFEST`
+//!
+//! ```text
+//! header   magic "SBMF" u32, version u16, 0 u16, body bytes u64, crc u32 (length and body), 0 u32
+//! body     nonce u64, generation u64,
+//!          floor: file epoch u64, position u64, commit id u64, sequence u64
+//!          next table id u64,
+//!          tables u32, then for each: id u64, file bytes u64, sequence end u64
+//!          obsolete tables u32, then for each: id u64
+//!          partitions u32, then for each:
+//!            topic id 16 bytes, partition i32, log start i64, created at sequence u64,
+//!            leader epochs u32, then for each: epoch i32, start offset i64
+//!            annotation offset i64 (-1: none), annotation bytes u32, the annotation
+//! ```
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing)]
-#![cfg_attr(test, allow(clippy::indexing_slicing, reason = "tests may fail by panic"))]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::indexing_slicing,
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss,
+        reason = "tests may fail by panic, and their numbers are small"
+    )
+)]
 
 mod batch;
 mod codec;

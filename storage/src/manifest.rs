@@ -104,7 +104,11 @@ impl Manifest {
         encoder.u64(body.len() as u64);
         encoder.u32(checksum(&body));
         encoder.u32(0);
-        assert!(encoder.len() == HEADER_BYTES, "manifest header of {} bytes", encoder.len());
+        assert!(
+            encoder.len() == HEADER_BYTES,
+            "manifest header of {} bytes",
+            encoder.len()
+        );
         encoder.raw(&body);
         encoder.finish()
     }
@@ -171,11 +175,19 @@ impl Manifest {
         let tables = decoder.count(TABLE_BYTES)?;
         let mut read_table = || -> Result<TableEntry, Malformed> {
             let id = decoder.u64()?;
-            Ok(TableEntry { id, file_bytes: decoder.u64()?, sequence_end: decoder.u64()? })
+            Ok(TableEntry {
+                id,
+                file_bytes: decoder.u64()?,
+                sequence_end: decoder.u64()?,
+            })
         };
-        let tables = (0..tables).map(|_| read_table()).collect::<Result<Vec<_>, _>>()?;
+        let tables = (0..tables)
+            .map(|_| read_table())
+            .collect::<Result<Vec<_>, _>>()?;
         let obsolete = decoder.count(8)?;
-        let obsolete = (0..obsolete).map(|_| decoder.u64()).collect::<Result<Vec<_>, _>>()?;
+        let obsolete = (0..obsolete)
+            .map(|_| decoder.u64())
+            .collect::<Result<Vec<_>, _>>()?;
         let partitions = decoder.count(PARTITION_BYTES_MIN)?;
         let partitions = (0..partitions)
             .map(|_| decode_partition(&mut decoder))
@@ -213,7 +225,10 @@ fn encode_partition(encoder: &mut Encoder, partition: &PartitionEntry) {
 }
 
 fn decode_partition(decoder: &mut Decoder<'_>) -> Result<PartitionEntry, Malformed> {
-    let key = PartitionKey { topic: TopicId(decoder.uuid()?), index: decoder.i32()? };
+    let key = PartitionKey {
+        topic: TopicId(decoder.uuid()?),
+        index: decoder.i32()?,
+    };
     let log_start = Offset(decoder.i64()?);
     let created_sequence = decoder.u64()?;
     let count = decoder.count(12)?;
@@ -224,11 +239,20 @@ fn decode_partition(decoder: &mut Decoder<'_>) -> Result<PartitionEntry, Malform
     let offset = decoder.i64()?;
     let length = decoder.count(1)?;
     let bytes = decoder.raw(length)?.to_vec();
-    let annotation = (offset >= 0).then_some(Annotation { offset: Offset(offset), bytes });
+    let annotation = (offset >= 0).then_some(Annotation {
+        offset: Offset(offset),
+        bytes,
+    });
     if log_start.0 < 0 {
         return Err(Malformed);
     }
-    Ok(PartitionEntry { key, log_start, created_sequence, epochs, annotation })
+    Ok(PartitionEntry {
+        key,
+        log_start,
+        created_sequence,
+        epochs,
+        annotation,
+    })
 }
 
 fn checksum(body: &[u8]) -> u32 {
@@ -244,19 +268,34 @@ mod tests {
 
     fn sample() -> Manifest {
         let partition = |index, annotation| PartitionEntry {
-            key: PartitionKey { topic: TopicId([9; 16]), index },
+            key: PartitionKey {
+                topic: TopicId([9; 16]),
+                index,
+            },
             log_start: Offset(5),
             created_sequence: 77,
             epochs: vec![(LeaderEpoch(0), Offset(0)), (LeaderEpoch(4), Offset(50))],
             annotation,
         };
-        let annotation = Annotation { offset: Offset(60), bytes: b"producers".to_vec() };
+        let annotation = Annotation {
+            offset: Offset(60),
+            bytes: b"producers".to_vec(),
+        };
         Manifest {
             nonce: 0x0123_4567_89ab_cdef,
             generation: 12,
-            floor: WalPlace { epoch: 3, position: 8192, commit_id: 40, sequence: 90 },
+            floor: WalPlace {
+                epoch: 3,
+                position: 8192,
+                commit_id: 40,
+                sequence: 90,
+            },
             next_table_id: 8,
-            tables: vec![TableEntry { id: 7, file_bytes: 65536, sequence_end: 90 }],
+            tables: vec![TableEntry {
+                id: 7,
+                file_bytes: 65536,
+                sequence_end: 90,
+            }],
             obsolete: vec![6],
             partitions: vec![partition(0, None), partition(1, Some(annotation))],
         }
@@ -279,12 +318,18 @@ mod tests {
             let mut flipped = bytes.clone();
             flipped[at] ^= 0x10;
             let version_or_unused = (4..8).contains(&at) || (20..24).contains(&at);
-            assert!(version_or_unused || Manifest::decode(&flipped).is_err(), "byte {at}");
+            assert!(
+                version_or_unused || Manifest::decode(&flipped).is_err(),
+                "byte {at}"
+            );
             assert!(Manifest::decode(&bytes[..at]).is_err(), "cut to {at} bytes");
         }
         let mut newer = bytes;
         newer[4] = 2;
-        assert_eq!(Manifest::decode(&newer), Err(ManifestError::OtherVersion(2)));
+        assert_eq!(
+            Manifest::decode(&newer),
+            Err(ManifestError::OtherVersion(2))
+        );
     }
 
     #[test]
@@ -292,6 +337,10 @@ mod tests {
         // Proves that manifests of earlier builds are still read: the bytes are those of version 1.
         let golden = include_bytes!("../golden/manifest-v1.bin");
         assert_eq!(Manifest::decode(golden), Ok(sample()));
-        assert_eq!(sample().encode(), golden, "a changed format needs a new version");
+        assert_eq!(
+            sample().encode(),
+            golden,
+            "a changed format needs a new version"
+        );
     }
 }

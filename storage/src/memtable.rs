@@ -42,9 +42,15 @@ impl MemLog {
 
     pub(crate) fn push(&mut self, batch: FramedBatch) {
         if let Some(last) = self.batches.back() {
-            assert!(batch.base_offset > last.last_offset, "batches out of order in memory");
+            assert!(
+                batch.base_offset > last.last_offset,
+                "batches out of order in memory"
+            );
         }
-        assert!(batch.last_offset >= batch.base_offset, "batch that ends before it begins");
+        assert!(
+            batch.last_offset >= batch.base_offset,
+            "batch that ends before it begins"
+        );
         self.bytes += batch.bytes.len() as u64;
         self.batches.push_back(MemBatch {
             base_offset: batch.base_offset,
@@ -56,7 +62,11 @@ impl MemLog {
 
     /// Lets go of the batches that end before `offset`.
     pub(crate) fn drop_below(&mut self, offset: Offset) {
-        while self.batches.front().is_some_and(|batch| batch.last_offset < offset) {
+        while self
+            .batches
+            .front()
+            .is_some_and(|batch| batch.last_offset < offset)
+        {
             self.pop_front();
         }
         self.give_back();
@@ -79,14 +89,19 @@ impl MemLog {
 
     /// The first batch that ends at or after `offset`, and those that follow it.
     pub(crate) fn batches_from(&self, offset: Offset) -> impl Iterator<Item = &MemBatch> {
-        let first = self.batches.partition_point(|batch| batch.last_offset < offset);
+        let first = self
+            .batches
+            .partition_point(|batch| batch.last_offset < offset);
         self.batches.range(first..)
     }
 
     /// The batches of `range` (all of them lie in memory), for the flusher.
     pub(crate) fn batches_between(&self, start: Offset, end: Offset) -> Vec<MemBatch> {
         let inside = |batch: &&MemBatch| batch.base_offset < end;
-        self.batches_from(start).take_while(inside).cloned().collect()
+        self.batches_from(start)
+            .take_while(inside)
+            .cloned()
+            .collect()
     }
 }
 
@@ -116,7 +131,12 @@ pub(crate) struct Memtable {
 
 impl Memtable {
     pub(crate) fn new(id: u64) -> Memtable {
-        Memtable { id, held_bytes: 0, ranges: Vec::new(), wal_end: None }
+        Memtable {
+            id,
+            held_bytes: 0,
+            ranges: Vec::new(),
+            wal_end: None,
+        }
     }
 
     /// Counts a batch in; `range` is where the partition's range stands here, if it has one.
@@ -134,7 +154,10 @@ impl Memtable {
             });
             return self.ranges.len() - 1;
         };
-        let range = self.ranges.get_mut(at).expect("the partition's range in this memtable");
+        let range = self
+            .ranges
+            .get_mut(at)
+            .expect("the partition's range in this memtable");
         assert!(range.slot == batch.slot, "range of another partition");
         assert!(range.end <= batch.base_offset, "memtable range goes back");
         range.end = end;

@@ -19,8 +19,12 @@ pub(crate) const QUARANTINE: &str = "quarantine";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FileKind {
     Manifest,
-    Wal { epoch: u64 },
-    Table { id: u64 },
+    Wal {
+        epoch: u64,
+    },
+    Table {
+        id: u64,
+    },
     /// Not renamed yet when the process stopped: nothing refers to it.
     Incomplete,
     Quarantine,
@@ -42,7 +46,10 @@ impl FileKind {
             FileKind::Wal { epoch }
         } else if let Some(id) = number(name, "table-", ".tbl") {
             FileKind::Table { id }
-        } else if number(name, "wal-", ".new").or(number(name, "table-", ".new")).is_some() {
+        } else if number(name, "wal-", ".new")
+            .or(number(name, "table-", ".new"))
+            .is_some()
+        {
             FileKind::Incomplete
         } else {
             FileKind::Unknown
@@ -83,14 +90,24 @@ mod tests {
     fn names_are_read_as_they_are_written() {
         // Proves that each written name is recognized, and near misses are unknown.
         assert_eq!(FileKind::of(&wal(0x12ab)), FileKind::Wal { epoch: 0x12ab });
-        assert_eq!(FileKind::of(&table(u64::MAX)), FileKind::Table { id: u64::MAX });
+        assert_eq!(
+            FileKind::of(&table(u64::MAX)),
+            FileKind::Table { id: u64::MAX }
+        );
         assert_eq!(FileKind::of(MANIFEST), FileKind::Manifest);
         assert_eq!(FileKind::of(QUARANTINE), FileKind::Quarantine);
         for incomplete in [wal_new(1), table_new(1), MANIFEST_NEW.to_owned()] {
             assert_eq!(FileKind::of(&incomplete), FileKind::Incomplete);
         }
-        let strange = ["wal-1.log", "wal-00000000000000AB.log", "table-0000000000000001.log"];
-        for name in strange.iter().chain(&["", "notes.txt", "wal-+000000000000001.log"]) {
+        let strange = [
+            "wal-1.log",
+            "wal-00000000000000AB.log",
+            "table-0000000000000001.log",
+        ];
+        for name in strange
+            .iter()
+            .chain(&["", "notes.txt", "wal-+000000000000001.log"])
+        {
             assert_eq!(FileKind::of(name), FileKind::Unknown, "{name}");
         }
     }

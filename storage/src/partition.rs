@@ -24,7 +24,12 @@ pub(crate) struct TableRange {
 impl TableRange {
     pub(crate) fn new(table: &Rc<Table>, part: usize) -> TableRange {
         let TablePart { start, end, .. } = *table.part(part);
-        TableRange { table: Rc::clone(table), part, start, end }
+        TableRange {
+            table: Rc::clone(table),
+            part,
+            start,
+            end,
+        }
     }
 
     pub(crate) fn part(&self) -> &TablePart {
@@ -92,7 +97,11 @@ impl Partition {
     /// Notes that `leader_epoch` writes from `start` on. What an epoch claimed at or after that
     /// offset was never written, or is written over.
     pub(crate) fn note_epoch(&mut self, leader_epoch: LeaderEpoch, start: Offset) {
-        if self.epochs.last().is_some_and(|(last, _)| *last >= leader_epoch) {
+        if self
+            .epochs
+            .last()
+            .is_some_and(|(last, _)| *last >= leader_epoch)
+        {
             return;
         }
         while self.epochs.last().is_some_and(|(_, begun)| *begun >= start) {
@@ -105,9 +114,14 @@ impl Partition {
     /// The largest epoch up to `leader_epoch` that wrote here, and the offset after its last
     /// record.
     pub(crate) fn epoch_end(&self, leader_epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
-        let after = self.epochs.partition_point(|(epoch, _)| *epoch <= leader_epoch);
+        let after = self
+            .epochs
+            .partition_point(|(epoch, _)| *epoch <= leader_epoch);
         let (epoch, _) = *self.epochs.get(after.checked_sub(1)?)?;
-        let end = self.epochs.get(after).map_or(self.log_end, |(_, start)| *start);
+        let end = self
+            .epochs
+            .get(after)
+            .map_or(self.log_end, |(_, start)| *start);
         Some((epoch, end))
     }
 
@@ -122,7 +136,11 @@ impl Partition {
         self.mem.drop_below(offset);
         let dead = self.ranges.partition_point(|range| range.end <= offset);
         let dropped = self.ranges.drain(..dead).collect();
-        while self.epochs.get(1).is_some_and(|(_, start)| *start <= offset) {
+        while self
+            .epochs
+            .get(1)
+            .is_some_and(|(_, start)| *start <= offset)
+        {
             self.epochs.remove(0);
         }
         assert!(self.log_start <= self.log_end, "log start past the end");
@@ -131,7 +149,10 @@ impl Partition {
 
     /// Adds what was flushed; the same batches leave memory.
     pub(crate) fn install(&mut self, range: TableRange) {
-        let after_last = self.ranges.last().is_none_or(|last| last.end <= range.start);
+        let after_last = self
+            .ranges
+            .last()
+            .is_none_or(|last| last.end <= range.start);
         assert!(after_last, "table ranges out of order");
         self.mem.drop_below(range.end);
         self.ranges.push(range);
@@ -153,7 +174,11 @@ impl Partition {
     pub(crate) fn held(&self) -> impl Iterator<Item = Held> + Clone {
         let tables = self.ranges.iter().map(|range| {
             let part = range.part();
-            Held { end: range.end, bytes: part.bytes, max_timestamp: part.max_timestamp }
+            Held {
+                end: range.end,
+                bytes: part.bytes,
+                max_timestamp: part.max_timestamp,
+            }
         });
         let memory = self.mem.iter().map(|batch| Held {
             end: Offset(batch.last_offset.0 + 1),
@@ -171,7 +196,10 @@ mod tests {
     use super::*;
 
     fn partition() -> Partition {
-        let key = PartitionKey { topic: TopicId([1; 16]), index: 0 };
+        let key = PartitionKey {
+            topic: TopicId([1; 16]),
+            index: 0,
+        };
         Partition::new(key, 1)
     }
 
@@ -196,7 +224,11 @@ mod tests {
         ];
         for (asked, expected) in cases {
             let expected = expected.map(|(epoch, end)| (LeaderEpoch(epoch), Offset(end)));
-            assert_eq!(partition.epoch_end(LeaderEpoch(asked)), expected, "epoch {asked}");
+            assert_eq!(
+                partition.epoch_end(LeaderEpoch(asked)),
+                expected,
+                "epoch {asked}"
+            );
         }
     }
 
@@ -206,7 +238,10 @@ mod tests {
         let mut partition = partition();
         partition.log_end = Offset(10);
         assert!(partition.move_log_start(Offset(50)).is_empty());
-        assert_eq!((partition.log_start, partition.log_end), (Offset(50), Offset(50)));
+        assert_eq!(
+            (partition.log_start, partition.log_end),
+            (Offset(50), Offset(50))
+        );
         partition.move_log_start(Offset(20));
         assert_eq!(partition.log_start, Offset(50));
     }

@@ -42,7 +42,7 @@ struct Loading {
 
 #[derive(Default)]
 struct Runs {
-    runs: VecDeque<Run>,
+    list: VecDeque<Run>,
     bytes: usize,
     /// Where recent reads ended: table and position.
     ends: VecDeque<(u64, u64)>,
@@ -57,7 +57,10 @@ pub(crate) struct ReadAhead {
 
 impl ReadAhead {
     pub(crate) fn new(bytes_max: usize) -> ReadAhead {
-        ReadAhead { bytes_max, runs: RefCell::default() }
+        ReadAhead {
+            bytes_max,
+            runs: RefCell::default(),
+        }
     }
 
     pub(crate) fn counts(&self) -> ReadCounts {
@@ -91,9 +94,18 @@ impl ReadAhead {
 
     /// Notes what was read of a part that ends at `part_end`, and reads on if it is sequential.
     pub(crate) fn note(self: &Rc<Self>, table: &Rc<Table>, part: &Range<u64>, read: &Range<u64>) {
-        assert!(read.end <= part.end && read.start >= part.start, "read outside of its part");
-        let sequential = self.runs.borrow_mut().note_read(table.id(), read, part.start);
-        let next = read.end..part.end.min(read.end + (read.end - read.start).max(1 << 20));
+        assert!(
+            read.end <= part.end && read.start >= part.start,
+            "read outside of its part"
+        );
+        let sequential = self
+            .runs
+            .borrow_mut()
+            .note_read(table.id(), read, part.start);
+        let next = read.end
+            ..part
+                .end
+                .min(read.end + (read.end - read.start).max(1 << 20));
         if !sequential || next.is_empty() || self.bytes_max == 0 {
             return;
         }
@@ -120,7 +132,7 @@ impl ReadAhead {
 
 impl Runs {
     fn covering(&self, table: u64, range: &Range<u64>) -> Option<(Rc<Loading>, u64)> {
-        let mut runs = self.runs.iter();
+        let mut runs = self.list.iter();
         let run = runs.find(|run| {
             run.table == table && run.blocks.start <= range.start && range.end <= run.blocks.end
         })?;
@@ -153,14 +165,20 @@ impl Runs {
         }
         let loading = Rc::new(Loading::default());
         self.bytes += length(blocks);
-        let run = Run { table, blocks: blocks.clone(), loading: Rc::clone(&loading) };
-        self.runs.push_back(run);
+        let run = Run {
+            table,
+            blocks: blocks.clone(),
+            loading: Rc::clone(&loading),
+        };
+        self.list.push_back(run);
         Some(loading)
     }
 
     fn evict(&mut self, bytes_max: usize) {
         while self.bytes > bytes_max {
-            let Some(oldest) = self.runs.pop_front() else { break };
+            let Some(oldest) = self.list.pop_front() else {
+                break;
+            };
             self.bytes -= length(&oldest.blocks);
         }
     }

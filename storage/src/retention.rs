@@ -36,7 +36,9 @@ pub(crate) fn log_start_after(
             let limit = i64::try_from(limit).unwrap_or(i64::MAX);
             part.max_timestamp >= 0 && now_ms.saturating_sub(part.max_timestamp) > limit
         });
-        let too_much = limits.retention_bytes.is_some_and(|limit| left - part.bytes >= limit);
+        let too_much = limits
+            .retention_bytes
+            .is_some_and(|limit| left - part.bytes >= limit);
         if !too_old && !too_much {
             break;
         }
@@ -52,16 +54,33 @@ mod tests {
     use super::*;
 
     fn parts() -> Vec<Held> {
-        let part = |end, bytes, max_timestamp| Held { end: Offset(end), bytes, max_timestamp };
-        vec![part(10, 100, 1_000), part(20, 100, 3_000), part(30, 100, 2_000), part(40, 100, -1)]
+        let part = |end, bytes, max_timestamp| Held {
+            end: Offset(end),
+            bytes,
+            max_timestamp,
+        };
+        vec![
+            part(10, 100, 1_000),
+            part(20, 100, 3_000),
+            part(30, 100, 2_000),
+            part(40, 100, -1),
+        ]
     }
 
     #[test]
     fn old_parts_go_oldest_first() {
         // Proves the time rule: the first part that is young enough keeps all after it.
-        let cases = [(None, 0), (Some(0), 30), (Some(2_000), 10), (Some(1_999), 10)];
+        let cases = [
+            (None, 0),
+            (Some(0), 30),
+            (Some(2_000), 10),
+            (Some(1_999), 10),
+        ];
         for (retention_ms, start) in cases {
-            let limits = Limits { retention_ms, retention_bytes: None };
+            let limits = Limits {
+                retention_ms,
+                retention_bytes: None,
+            };
             let got = log_start_after(Offset(0), parts().into_iter(), limits, 4_500);
             assert_eq!(got, Offset(start), "retention.ms {retention_ms:?}");
         }
@@ -70,9 +89,20 @@ mod tests {
     #[test]
     fn retention_bytes_are_kept_at_least() {
         // Proves the size rule: what is left never falls below the limit.
-        let cases = [(400, 0), (301, 0), (300, 10), (250, 10), (100, 30), (1, 30), (0, 40)];
+        let cases = [
+            (400, 0),
+            (301, 0),
+            (300, 10),
+            (250, 10),
+            (100, 30),
+            (1, 30),
+            (0, 40),
+        ];
         for (limit, start) in cases {
-            let limits = Limits { retention_ms: None, retention_bytes: Some(limit) };
+            let limits = Limits {
+                retention_ms: None,
+                retention_bytes: Some(limit),
+            };
             let got = log_start_after(Offset(0), parts().into_iter(), limits, 0);
             assert_eq!(got, Offset(start), "retention.bytes {limit}");
         }
@@ -81,10 +111,16 @@ mod tests {
     #[test]
     fn the_log_start_never_goes_back() {
         // Proves that a log start beyond the parts stays, and that clocks that jump back drop nothing.
-        let limits = Limits { retention_ms: Some(1), retention_bytes: Some(0) };
+        let limits = Limits {
+            retention_ms: Some(1),
+            retention_bytes: Some(0),
+        };
         let got = log_start_after(Offset(99), parts().into_iter(), limits, 10_000);
         assert_eq!(got, Offset(99));
-        let limits = Limits { retention_ms: Some(1), retention_bytes: None };
+        let limits = Limits {
+            retention_ms: Some(1),
+            retention_bytes: None,
+        };
         let got = log_start_after(Offset(0), parts().into_iter(), limits, i64::MIN);
         assert_eq!(got, Offset(0));
     }

@@ -10,7 +10,7 @@ pub(crate) mod record;
 pub(crate) mod replay;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// A point in the WAL: everything before it has this commit id's predecessors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -85,7 +85,10 @@ impl Lane {
     async fn rewrite(&self, table: &Rc<Table>) -> Result<(), StorageError> {
         let (kept, sequence_end) = {
             let state = self.state.borrow();
-            let live = state.tables.get(&table.id()).expect("the table was just chosen");
+            let live = state
+                .tables
+                .get(&table.id())
+                .expect("the table was just chosen");
             (state.kept_of(table), live.sequence_end)
         };
         let id = self.take_table_id();
@@ -105,13 +108,16 @@ impl Lane {
     ) -> Result<(), StorageError> {
         let config = self.state.borrow().config.clone();
         let bytes = kept.iter().map(|kept| table.part(kept.part).bytes).sum();
-        let mut writer =
-            TableWriter::create(&self.dir, self.nonce, id, bytes, &config).await?;
+        let mut writer = TableWriter::create(&self.dir, self.nonce, id, bytes, &config).await?;
         for kept in kept {
             copy_part(table, kept, &mut writer).await?;
         }
         let file_bytes = writer.finish().await?;
-        let entry = TableEntry { id, file_bytes, sequence_end };
+        let entry = TableEntry {
+            id,
+            file_bytes,
+            sequence_end,
+        };
         let named = self.name_tables(&[entry]).await?;
         let manifest = {
             let state = self.state.borrow();
@@ -201,7 +207,11 @@ impl State {
                 let mut ranges = partition.ranges.iter();
                 let refers = ranges.any(|range| range.table.id() == table.id());
                 let log_start = partition.log_start;
-                refers.then_some(Kept { key: entry.key, part, log_start })
+                refers.then_some(Kept {
+                    key: entry.key,
+                    part,
+                    log_start,
+                })
             })
             .collect()
     }
@@ -210,16 +220,24 @@ impl State {
     fn replace_table(&mut self, old: &Table, new: &Rc<Table>, sequence_end: u64) {
         let mut live_bytes = 0;
         for (at, part) in new.footer.parts.iter().enumerate() {
-            let Some(partition) = self.partition_mut(part.key) else { continue };
+            let Some(partition) = self.partition_mut(part.key) else {
+                continue;
+            };
             let mut ranges = partition.ranges.iter_mut();
             if let Some(range) = ranges.find(|range| range.table.id() == old.id()) {
                 *range = TableRange::new(new, at);
                 live_bytes += part.bytes;
             }
         }
-        let live = LiveTable { table: Rc::clone(new), sequence_end, live_bytes };
+        let live = LiveTable {
+            table: Rc::clone(new),
+            sequence_end,
+            live_bytes,
+        };
         self.tables.insert(new.id(), live);
-        self.tables.remove(&old.id()).expect("the old table was the lane's");
+        self.tables
+            .remove(&old.id())
+            .expect("the old table was the lane's");
         self.obsolete.push(old.id());
     }
 }

@@ -40,14 +40,14 @@ impl Lane {
         let Some(file) = self.wal_file(epoch).await else {
             return Ok(()); // The lane stopped while it waited: nothing is acknowledged.
         };
-        let started = now();
+        let begun = now();
         let sync = self.state.borrow().config.sync;
-        let written = write_and_sync(&file, &commit, sync).await;
-        written.map_err(|source| StorageError::disk(&self.wal_files.path(epoch), source))?;
+        let outcome = write_and_sync(&file, &commit, sync).await;
+        outcome.map_err(|source| StorageError::disk(&self.wal_files.path(epoch), source))?;
         let measured = CommitMeasured {
             bytes: commit.bytes.len(),
             records: commit.records,
-            sync: started.elapsed(),
+            sync: begun.elapsed(),
         };
         self.acknowledge(commit, measured);
         Ok(())
@@ -57,11 +57,11 @@ impl Lane {
     fn acknowledge(&self, commit: QueuedCommit, measured: CommitMeasured) {
         let durable = {
             let mut state = self.state.borrow_mut();
-            let stats = &mut state.stats;
-            stats.commits += 1;
-            stats.commit_bytes += measured.bytes as u64;
-            stats.commit_records += u64::from(measured.records);
-            stats.sync_ns += u64::try_from(measured.sync.as_nanos()).unwrap_or(u64::MAX);
+            let counters = &mut state.stats;
+            counters.commits += 1;
+            counters.commit_bytes += measured.bytes as u64;
+            counters.commit_records += u64::from(measured.records);
+            counters.sync_ns += u64::try_from(measured.sync.as_nanos()).unwrap_or(u64::MAX);
             state.committed(commit.next, commit.ends)
         };
         let observer = self.observer.borrow().clone();
@@ -102,7 +102,8 @@ impl Lane {
         }
         let keys = self.state.borrow_mut().active_keys();
         // The state is not borrowed here: the owner may look things up in the lane.
-        let annotation = |key: &Option<_>| key.map_or_else(Vec::new, |key| observer.annotation(key));
+        let annotation =
+            |key: &Option<_>| key.map_or_else(Vec::new, |key| observer.annotation(key));
         let annotations = keys.iter().map(annotation).collect();
         self.state.borrow_mut().freeze(annotations);
         self.keeper_wake.notify_one();

@@ -72,17 +72,35 @@ impl Lane {
         let mut state = self.state.borrow_mut();
         let mut parts = Vec::with_capacity(memtable.ranges.len());
         for range in &memtable.ranges {
-            let MemRange { slot, start, end, annotation, .. } = range;
-            let Some(partition) = state.in_slot(*slot) else { continue };
-            assert!(partition.durable_end >= *end, "flushing what is not durable");
+            let MemRange {
+                slot,
+                start,
+                end,
+                annotation,
+                ..
+            } = range;
+            let Some(partition) = state.in_slot(*slot) else {
+                continue;
+            };
+            assert!(
+                partition.durable_end >= *end,
+                "flushing what is not durable"
+            );
             let annotated = !annotation.is_empty();
             let offset = *end;
-            let fresh = || Annotation { offset, bytes: annotation.clone() };
+            let fresh = || Annotation {
+                offset,
+                bytes: annotation.clone(),
+            };
             partition.annotation = annotated.then(fresh);
             let batches = partition.mem.batches_between(*start, *end);
             if !batches.is_empty() {
                 let bytes = batches.iter().map(|batch| batch.bytes.len() as u64).sum();
-                parts.push(Part { key: partition.key, bytes, batches });
+                parts.push(Part {
+                    key: partition.key,
+                    bytes,
+                    batches,
+                });
             }
         }
         parts.sort_unstable_by_key(|part| part.key);
@@ -101,7 +119,11 @@ impl Lane {
             ids.push(id);
             let file_bytes = self.write_table(id, &group).await?;
             let wal_end = memtable.wal_end.expect("frozen memtables know their end");
-            entries.push(TableEntry { id, file_bytes, sequence_end: wal_end.sequence });
+            entries.push(TableEntry {
+                id,
+                file_bytes,
+                sequence_end: wal_end.sequence,
+            });
             self.state.borrow_mut().stats.flushed_bytes += file_bytes;
         }
         let tables = self.name_tables(&entries).await?;
@@ -186,16 +208,21 @@ impl Lane {
             let mut live_bytes = 0;
             for (at, part) in table.footer.parts.iter().enumerate() {
                 let created_before = entry.sequence_end;
-                let Some(partition) = state.partition_mut(part.key) else { continue };
-                let needed = partition.created_sequence < created_before
-                    && part.end > partition.log_start;
+                let Some(partition) = state.partition_mut(part.key) else {
+                    continue;
+                };
+                let needed =
+                    partition.created_sequence < created_before && part.end > partition.log_start;
                 if needed {
                     live_bytes += part.bytes;
                     partition.install(TableRange::new(table, at));
                 }
             }
-            let live =
-                LiveTable { table: Rc::clone(table), sequence_end: entry.sequence_end, live_bytes };
+            let live = LiveTable {
+                table: Rc::clone(table),
+                sequence_end: entry.sequence_end,
+                live_bytes,
+            };
             state.tables.insert(entry.id, live);
         }
     }
@@ -240,10 +267,16 @@ pub(super) async fn write_manifest(dir: &Path, manifest: &Manifest) -> Result<u6
     let encoded = manifest.encode();
     let unfinished = dir.join(names::MANIFEST_NEW);
     let failed = |source| StorageError::disk(&unfinished, source);
-    let options = OpenOptions { write: true, create: true, ..OpenOptions::default() };
+    let options = OpenOptions {
+        write: true,
+        create: true,
+        ..OpenOptions::default()
+    };
     let file = File::open(&unfinished, options).await.map_err(failed)?;
     let length = encoded.len() as u64;
-    file.write_at(0, &Buf::from(encoded)).await.map_err(failed)?;
+    file.write_at(0, &Buf::from(encoded))
+        .await
+        .map_err(failed)?;
     file.set_len(length).map_err(failed)?;
     file.datasync().await.map_err(failed)?;
     drop(file);

@@ -4,6 +4,7 @@
 //! trailers and footers are read.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -97,7 +98,11 @@ impl Lane {
         let files = WalFiles::new(dir, nonce, &config);
         let (wal, lengths) = open_wal(&files, &listing, &manifest).await?;
         let mut opening = Opening {
-            state: State::new(config.clone(), &manifest, buffer(&config, nonce, manifest.floor)),
+            state: State::new(
+                config.clone(),
+                &manifest,
+                buffer(&config, nonce, manifest.floor),
+            ),
             recovery: Recovery::default(),
             touched: Vec::new(),
             nonce,
@@ -158,11 +163,15 @@ async fn read_manifest(dir: &Path, listing: &Listing) -> Result<Manifest, Storag
         write_manifest(dir, &manifest).await?;
         return Ok(manifest);
     }
-    let bytes = disk::read_file(&path).await.map_err(|error| StorageError::disk(&path, error))?;
+    let bytes = disk::read_file(&path)
+        .await
+        .map_err(|error| StorageError::disk(&path, error))?;
     Manifest::decode(&bytes).map_err(|error| match error {
-        ManifestError::OtherVersion(found) => {
-            StorageError::OtherVersion { file: path, found, supported: MANIFEST_VERSION }
-        }
+        ManifestError::OtherVersion(found) => StorageError::OtherVersion {
+            file: path,
+            found,
+            supported: MANIFEST_VERSION,
+        },
         ManifestError::Damaged => StorageError::corrupt(&path, 0, "the manifest does not verify"),
     })
 }
@@ -186,7 +195,11 @@ async fn open_wal(
             let block = file.read_at(0, BLOCK_BYTES).await.map_err(failed)?;
             let header = FileHeader::decode(&block, Nonce(manifest.nonce));
             if let FileHeaderRead::OtherVersion(found) = header {
-                return Err(StorageError::OtherVersion { file: path, found, supported: WAL_VERSION });
+                return Err(StorageError::OtherVersion {
+                    file: path,
+                    found,
+                    supported: WAL_VERSION,
+                });
             }
         }
         lengths.insert(*epoch, length);
@@ -221,7 +234,11 @@ impl Opening {
         for entry in &manifest.partitions {
             if self.state.slot_of(entry.key).is_some() {
                 let path = dir.join(names::MANIFEST);
-                return Err(StorageError::corrupt(&path, 0, "a partition is listed twice"));
+                return Err(StorageError::corrupt(
+                    &path,
+                    0,
+                    "a partition is listed twice",
+                ));
             }
             self.state.insert(Partition::from_entry(entry.clone()));
         }
@@ -233,7 +250,11 @@ impl Opening {
                 ranges.push((entry.sequence_end, TableRange::new(&table, at)));
             }
             let sequence_end = entry.sequence_end;
-            let live = LiveTable { table, sequence_end, live_bytes: 0 };
+            let live = LiveTable {
+                table,
+                sequence_end,
+                live_bytes: 0,
+            };
             self.state.tables.insert(entry.id, live);
         }
         self.recovery.tables = manifest.tables.len();
@@ -252,7 +273,11 @@ impl Opening {
         if partition.created_sequence >= sequence_end || range.end <= partition.log_start {
             return Ok(());
         }
-        if partition.ranges.last().is_some_and(|last| last.end > range.start) {
+        if partition
+            .ranges
+            .last()
+            .is_some_and(|last| last.end > range.start)
+        {
             let position = range.part().position;
             let what = "two tables hold the same offsets";
             return Err(StorageError::corrupt(range.table.path(), position, what));
@@ -272,22 +297,31 @@ impl Opening {
         lengths: &BTreeMap<u64, u64>,
         floor: WalPlace,
     ) -> Result<WalEnd, StorageError> {
-        let files = lengths.range(floor.epoch..).map(|(epoch, length)| (*epoch, *length));
+        let files = lengths
+            .range(floor.epoch..)
+            .map(|(epoch, length)| (*epoch, *length));
         let mut replay = Replay::new(self.nonce, files.collect(), floor);
         let mut window = Window::default();
         while let Some(need) = replay.need() {
-            let file = wal.get(&need.epoch).expect("the replay asks for files that there are");
+            let file = wal
+                .get(&need.epoch)
+                .expect("the replay asks for files that there are");
             let length = lengths.get(&need.epoch).copied().unwrap_or(0);
-            let (bytes, fresh) = window.read(file, need, length).await.map_err(|source| {
-                StorageError::disk(&self.files.path(need.epoch), source)
-            })?;
+            let (bytes, fresh) = window
+                .read(file, need, length)
+                .await
+                .map_err(|source| StorageError::disk(&self.files.path(need.epoch), source))?;
             self.state.active.held_bytes += fresh;
             match replay.feed(&bytes) {
                 Fed::Nothing => {}
                 Fed::Commit(records) => self.apply_commit(need, &bytes, &records)?,
                 Fed::Corrupt { epoch, position } => {
                     let what = "a synced commit does not verify, though a later one does";
-                    return Err(StorageError::corrupt(&self.files.path(epoch), position, what));
+                    return Err(StorageError::corrupt(
+                        &self.files.path(epoch),
+                        position,
+                        what,
+                    ));
                 }
             }
         }
@@ -323,10 +357,15 @@ impl Opening {
                 self.apply_batch(header.key, header.sequence, batch)
             }
             RecordKind::LogStart => {
-                let field = bytes.get(record.payload.clone()).and_then(<[u8]>::first_chunk);
-                let offset = field.map(|field| i64::from_le_bytes(*field)).filter(|at| *at >= 0);
+                let field = bytes
+                    .get(record.payload.clone())
+                    .and_then(<[u8]>::first_chunk);
+                let offset = field
+                    .map(|field| i64::from_le_bytes(*field))
+                    .filter(|at| *at >= 0);
                 let offset = Offset(offset.ok_or("a log start record without an offset")?);
-                self.state.apply_log_start(header.key, offset, header.sequence);
+                self.state
+                    .apply_log_start(header.key, offset, header.sequence);
                 Ok(())
             }
             RecordKind::DropPartition => {
@@ -348,8 +387,13 @@ impl Opening {
             Some(slot) => slot,
             None => self.state.insert(Partition::new(key, sequence)),
         };
-        let State { partitions, active, .. } = &mut self.state;
-        let partition = partitions.get_mut(slot).and_then(Option::as_mut).expect("known slot");
+        let State {
+            partitions, active, ..
+        } = &mut self.state;
+        let partition = partitions
+            .get_mut(slot)
+            .and_then(Option::as_mut)
+            .expect("known slot");
         // Dense, but for what lies before a log start that moved past the end meanwhile, and but
         // for a partition whose drop follows: the manifest does not know it any more.
         let empty = partition.ranges.is_empty() && partition.mem.is_empty();
@@ -391,7 +435,10 @@ impl Opening {
             partition.mem.drop_below(start);
             // An epoch that was noted for batches which were not durable wrote nothing.
             partition.epochs.retain(|(_, begun)| *begun < end);
-            let annotated = partition.annotation.as_ref().map_or(Offset(0), |known| known.offset);
+            let annotated = partition
+                .annotation
+                .as_ref()
+                .map_or(Offset(0), |known| known.offset);
             let mut tail = tails.remove(&slot).unwrap_or_default();
             tail.retain(|info| info.base_offset >= annotated.max(Offset(0)));
             let annotation = partition.annotation.clone();
@@ -405,7 +452,9 @@ impl Opening {
                 epochs: partition.epochs.clone(),
             });
         }
-        self.recovery.partitions.sort_unstable_by_key(|partition| partition.key);
+        self.recovery
+            .partitions
+            .sort_unstable_by_key(|partition| partition.key);
     }
 
     /// Takes up the WAL where it ended: in the same file, if it has the right length.
@@ -440,8 +489,8 @@ impl Opening {
                 self.files.stamp(file, *epoch).await?;
             }
         }
-        if !wal.contains_key(&place.epoch) {
-            wal.insert(place.epoch, self.files.create(place.epoch).await?);
+        if let Entry::Vacant(missing) = wal.entry(place.epoch) {
+            missing.insert(self.files.create(place.epoch).await?);
         }
         self.state.wal = wal;
         self.state.buffer = buffer(&self.state.config, self.nonce, place);
@@ -454,7 +503,13 @@ impl Opening {
         dir: &Path,
         manifest: &Manifest,
     ) -> Result<(Rc<Lane>, Recovery), StorageError> {
-        let Opening { state, recovery, nonce, files, .. } = self;
+        let Opening {
+            state,
+            recovery,
+            nonce,
+            files,
+            ..
+        } = self;
         let read_ahead = Rc::new(ReadAhead::new(state.config.read_ahead_bytes_max));
         let lane = Lane {
             dir: dir.to_owned(),
@@ -510,18 +565,27 @@ impl Window {
         let left = (file_bytes - need.position) / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
         let length = WINDOW_BYTES.max(need.length as u64).min(left);
         let length = usize::try_from(length).expect("windows fit memory");
-        assert!(length >= need.length, "the replay asks for what the file has");
+        assert!(
+            length >= need.length,
+            "the replay asks for what the file has"
+        );
         let read = file.read_at(need.position, length).await?;
         let fresh = read.len();
         let bytes = read.slice(0..need.length);
-        *self = Window { epoch: need.epoch, position: need.position, bytes: Some(read) };
+        *self = Window {
+            epoch: need.epoch,
+            position: need.position,
+            bytes: Some(read),
+        };
         Ok((bytes, fresh))
     }
 
     fn inside(&self, need: Need) -> Option<Buf> {
         let bytes = self.bytes.as_ref().filter(|_| self.epoch == need.epoch)?;
         let start = usize::try_from(need.position.checked_sub(self.position)?).ok()?;
-        let end = start.checked_add(need.length).filter(|end| *end <= bytes.len())?;
+        let end = start
+            .checked_add(need.length)
+            .filter(|end| *end <= bytes.len())?;
         Some(bytes.slice(start..end))
     }
 }
@@ -538,7 +602,11 @@ async fn clean(
     let mut removed = listing.incomplete.clone();
     for id in listing.tables.iter().filter(|id| !wanted(id)) {
         let obsolete = manifest.obsolete.contains(id);
-        let list = if obsolete { &mut removed } else { &mut quarantined };
+        let list = if obsolete {
+            &mut removed
+        } else {
+            &mut quarantined
+        };
         list.push(names::table(*id));
     }
     for name in &removed {
@@ -565,5 +633,7 @@ fn free_name(quarantine: &Path, name: &str) -> std::path::PathBuf {
     let plain = quarantine.join(name);
     let numbered = (1_u32..).map(|nth| quarantine.join(format!("{name}.{nth}")));
     let mut names = std::iter::once(plain).chain(numbered);
-    names.find(|path| !disk::exists(path)).expect("fewer than 2^32 files of one name")
+    names
+        .find(|path| !disk::exists(path))
+        .expect("fewer than 2^32 files of one name")
 }

@@ -30,7 +30,11 @@ pub struct Batches {
 
 impl Batches {
     fn none_at(offset: Offset) -> Batches {
-        Batches { bufs: Vec::new(), bytes: 0, next_offset: offset }
+        Batches {
+            bufs: Vec::new(),
+            bytes: 0,
+            next_offset: offset,
+        }
     }
 
     fn push(&mut self, bytes: Buf, next_offset: Offset) {
@@ -109,7 +113,13 @@ impl Lane {
         }
         if partition.range_at(from).is_some() {
             let lane = Rc::clone(self);
-            return Ok(ReadPlan::Cold(ColdRead { lane, key, from, max_bytes, upto }));
+            return Ok(ReadPlan::Cold(ColdRead {
+                lane,
+                key,
+                from,
+                max_bytes,
+                upto,
+            }));
         }
         batches.push_from_memory(partition, max_bytes, upto);
         Ok(ReadPlan::Ready(batches))
@@ -126,7 +136,10 @@ impl Lane {
     ) -> Result<Option<TimestampHit>, StorageError> {
         let mut from = {
             let state = self.state.borrow();
-            state.partition(key).ok_or(StorageError::UnknownPartition(key))?.log_start
+            state
+                .partition(key)
+                .ok_or(StorageError::UnknownPartition(key))?
+                .log_start
         };
         loop {
             let range = {
@@ -158,9 +171,16 @@ impl Lane {
             }
         };
         for range in &partition.ranges {
-            range.part().index.iter().for_each(|entry| see(entry.max_timestamp, entry.offset));
+            range
+                .part()
+                .index
+                .iter()
+                .for_each(|entry| see(entry.max_timestamp, entry.offset));
         }
-        partition.mem.iter().for_each(|batch| see(batch.max_timestamp, batch.base_offset));
+        partition
+            .mem
+            .iter()
+            .for_each(|batch| see(batch.max_timestamp, batch.base_offset));
         best
     }
 
@@ -229,7 +249,11 @@ impl ColdRead {
                 return Ok(batches);
             };
             let left = self.max_bytes.saturating_sub(batches.bytes);
-            let wanted = Wanted { from: next, upto: self.upto, max_bytes: left };
+            let wanted = Wanted {
+                from: next,
+                upto: self.upto,
+                max_bytes: left,
+            };
             let Some(read) = self.read_range(&range, wanted).await? else {
                 return Ok(batches);
             };
@@ -257,7 +281,7 @@ impl ColdRead {
         wanted: Wanted,
     ) -> Result<Option<TableRead>, StorageError> {
         let (table, part) = (&range.table, range.part());
-        let mut span = table.range_for(part, wanted);
+        let mut span = Table::range_for(part, wanted);
         loop {
             let bytes = self.lane.read_ahead.fetch(table, span.clone()).await?;
             match Table::pick(part, &bytes, span.start, wanted) {
@@ -287,10 +311,18 @@ fn further_span(span: &Range<u64>, further: Range<u64>) -> Range<u64> {
 impl State {
     /// The partition, if `offset` is one that it can be read from.
     fn readable(&self, key: PartitionKey, offset: Offset) -> Result<&Partition, StorageError> {
-        let partition = self.partition(key).ok_or(StorageError::UnknownPartition(key))?;
-        let Partition { log_start, log_end, .. } = *partition;
+        let partition = self
+            .partition(key)
+            .ok_or(StorageError::UnknownPartition(key))?;
+        let Partition {
+            log_start, log_end, ..
+        } = *partition;
         if offset < log_start || offset > log_end {
-            return Err(StorageError::OffsetOutOfRange { offset, log_start, log_end });
+            return Err(StorageError::OffsetOutOfRange {
+                offset,
+                log_start,
+                log_end,
+            });
         }
         Ok(partition)
     }

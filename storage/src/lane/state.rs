@@ -171,8 +171,14 @@ impl State {
     /// A range of a table is needed no more.
     pub(crate) fn release(&mut self, range: &TableRange) {
         let bytes = range.part().bytes;
-        let table = self.tables.get_mut(&range.table.id()).expect("ranges name the lane's tables");
-        assert!(table.live_bytes >= bytes, "more of a table released than it holds");
+        let table = self
+            .tables
+            .get_mut(&range.table.id())
+            .expect("ranges name the lane's tables");
+        assert!(
+            table.live_bytes >= bytes,
+            "more of a table released than it holds"
+        );
         table.live_bytes -= bytes;
     }
 
@@ -201,8 +207,16 @@ impl State {
             Some(slot) => *slot,
             None => self.insert(Partition::new(key, self.buffer.next_sequence())),
         };
-        let State { buffer, partitions, stats, .. } = self;
-        let partition = partitions.get_mut(slot).and_then(Option::as_mut).expect("known slot");
+        let State {
+            buffer,
+            partitions,
+            stats,
+            ..
+        } = self;
+        let partition = partitions
+            .get_mut(slot)
+            .and_then(Option::as_mut)
+            .expect("known slot");
         assert!(
             base_offset == partition.log_end,
             "offsets are dense: {base_offset:?} appended at log end {:?} of {key}",
@@ -211,7 +225,10 @@ impl State {
         let info = buffer.append_batch(key, slot, base_offset, leader_epoch, batch);
         partition.note_epoch(leader_epoch, base_offset);
         partition.log_end = info.next_offset();
-        assert!(partition.log_end > base_offset, "an append that moved nothing");
+        assert!(
+            partition.log_end > base_offset,
+            "an append that moved nothing"
+        );
         stats.appended_bytes += batch.len() as u64;
         Ok(info)
     }
@@ -255,7 +272,11 @@ impl State {
                 self.seal();
                 self.buffer.roll();
             }
-            Room::Never => return Err(AppendError::TooLarge { bytes: payload_bytes }),
+            Room::Never => {
+                return Err(AppendError::TooLarge {
+                    bytes: payload_bytes,
+                });
+            }
         }
         Ok(())
     }
@@ -263,13 +284,18 @@ impl State {
     fn reserve_stays(&self, payload_bytes: usize) -> bool {
         let file_bytes = self.config.wal_file_bytes;
         let reserve = CONTROL_RESERVE_BYTES.min(file_bytes / 4);
-        let taken = self.buffer.place().position + (self.buffer.open_bytes() + payload_bytes) as u64;
+        let taken =
+            self.buffer.place().position + (self.buffer.open_bytes() + payload_bytes) as u64;
         taken + reserve <= file_bytes
     }
 
     fn full(&mut self) -> AppendError {
         self.stats.full += 1;
-        if self.no_space { AppendError::NoSpace } else { AppendError::Full }
+        if self.no_space {
+            AppendError::NoSpace
+        } else {
+            AppendError::Full
+        }
     }
 
     fn memory_is_full(&self) -> bool {
@@ -315,14 +341,18 @@ impl State {
         ends: &mut Vec<(usize, PartitionKey, Offset)>,
     ) {
         let slot = batch.slot;
-        let State { partitions, active, .. } = self;
+        let State {
+            partitions, active, ..
+        } = self;
         let Some(partition) = partitions.get_mut(slot).and_then(Option::as_mut) else {
             return; // Dropped since it was appended.
         };
         let end = Offset(batch.last_offset.0 + 1);
         match partition.commit {
             Some((id, at)) if id == commit_id => {
-                let known = ends.get_mut(at).expect("the partition's end of this commit");
+                let known = ends
+                    .get_mut(at)
+                    .expect("the partition's end of this commit");
                 assert!(known.0 == slot && known.2 < end, "commit ends go back");
                 known.2 = end;
             }
@@ -334,7 +364,10 @@ impl State {
         if end <= partition.log_start {
             return; // The log start moved past it since.
         }
-        let range = partition.memtable.filter(|(id, _)| *id == active.id).map(|(_, at)| at);
+        let range = partition
+            .memtable
+            .filter(|(id, _)| *id == active.id)
+            .map(|(_, at)| at);
         partition.memtable = Some((active.id, active.add(range, &batch)));
         partition.mem.push(batch);
     }
@@ -353,12 +386,20 @@ impl State {
         next: WalPlace,
         ends: Vec<(usize, PartitionKey, Offset)>,
     ) -> Vec<(PartitionKey, Offset)> {
-        assert!(next.commit_id == self.durable.commit_id + 1, "commits synced out of order");
+        assert!(
+            next.commit_id == self.durable.commit_id + 1,
+            "commits synced out of order"
+        );
         self.durable = next;
         let mut durable = Vec::with_capacity(ends.len());
         for (slot, key, end) in ends {
-            let Some(partition) = self.in_slot(slot) else { continue };
-            assert!(partition.key == key, "slot {slot} was given away under a commit");
+            let Some(partition) = self.in_slot(slot) else {
+                continue;
+            };
+            assert!(
+                partition.key == key,
+                "slot {slot} was given away under a commit"
+            );
             assert!(end <= partition.log_end, "durable beyond the log end");
             partition.durable_end = partition.durable_end.max(end);
             durable.push((key, end));
@@ -377,13 +418,23 @@ impl State {
     pub(crate) fn active_keys(&mut self) -> Vec<Option<PartitionKey>> {
         self.seal();
         let key_in = |slot: usize| self.partitions.get(slot)?.as_ref().map(|known| known.key);
-        self.active.ranges.iter().map(|range| key_in(range.slot)).collect()
+        self.active
+            .ranges
+            .iter()
+            .map(|range| key_in(range.slot))
+            .collect()
     }
 
     /// Freezes the active memtable; `annotations` stand in the order of its ranges.
     pub(crate) fn freeze(&mut self, annotations: Vec<Vec<u8>>) {
-        assert!(!self.buffer.has_open_commit(), "freezing under an open commit");
-        assert!(annotations.len() == self.active.ranges.len(), "an annotation for each range");
+        assert!(
+            !self.buffer.has_open_commit(),
+            "freezing under an open commit"
+        );
+        assert!(
+            annotations.len() == self.active.ranges.len(),
+            "an annotation for each range"
+        );
         let next = Memtable::new(self.active.id + 1);
         let mut frozen = std::mem::replace(&mut self.active, next);
         for (range, annotation) in frozen.ranges.iter_mut().zip(annotations) {
@@ -398,7 +449,10 @@ impl State {
     pub(crate) fn flushed(&mut self, floor: WalPlace) {
         let memtable = self.frozen.pop_front().expect("a memtable was flushed");
         assert!(memtable.wal_end == Some(floor), "flushed another memtable");
-        assert!(floor.commit_id <= self.durable.commit_id, "flushed what is not durable");
+        assert!(
+            floor.commit_id <= self.durable.commit_id,
+            "flushed what is not durable"
+        );
         self.floor = floor;
         self.wal_exhausted = false;
         self.stats.flushes += 1;
@@ -432,7 +486,12 @@ impl State {
             next_table_id: self.next_table_id,
             tables: known.chain(new_tables.iter().copied()).collect(),
             obsolete: self.obsolete.clone(),
-            partitions: self.partitions.iter().flatten().map(|known| known.entry()).collect(),
+            partitions: self
+                .partitions
+                .iter()
+                .flatten()
+                .map(|known| known.entry())
+                .collect(),
         }
     }
 }

@@ -27,12 +27,19 @@ impl LaneObserver for Owner {
     fn durable(&self, ends: &[(PartitionKey, Offset)]) {
         for (key, end) in ends {
             let before = self.durable.borrow_mut().insert(*key, *end);
-            assert!(before.is_none_or(|before| before < *end), "durable goes back");
+            assert!(
+                before.is_none_or(|before| before < *end),
+                "durable goes back"
+            );
         }
     }
 
     fn annotation(&self, key: PartitionKey) -> Vec<u8> {
-        self.annotations.borrow().get(&key).cloned().unwrap_or_default()
+        self.annotations
+            .borrow()
+            .get(&key)
+            .cloned()
+            .unwrap_or_default()
     }
 
     fn failed(&self, error: &StorageError) {
@@ -41,7 +48,10 @@ impl LaneObserver for Owner {
 }
 
 pub(super) fn key(index: i32) -> PartitionKey {
-    PartitionKey { topic: TopicId([3; 16]), index }
+    PartitionKey {
+        topic: TopicId([3; 16]),
+        index,
+    }
 }
 
 /// Small enough that a test rolls, flushes, recycles and rewrites within a few hundred appends.
@@ -136,7 +146,10 @@ fn what_was_appended_is_there_after_a_restart() {
         let before = read_all(&lane, key(1), Offset(0), 1000).await;
         assert_eq!(before.len(), 5);
         lane.close().await.unwrap();
-        assert_eq!(lane.append(key(0), Offset(15), LeaderEpoch(0), &[]), Err(AppendError::Failed));
+        assert_eq!(
+            lane.append(key(0), Offset(15), LeaderEpoch(0), &[]),
+            Err(AppendError::Failed)
+        );
         let (lane, _, recovery) = started(dir.path(), small()).await;
         assert_eq!(recovery.cut_bytes, 0);
         assert_eq!(recovery.partitions.len(), 2);
@@ -160,9 +173,17 @@ fn memory_and_wal_stay_bounded_however_much_is_written() {
             append(&lane, key(nth % 5), &batch(1, i64::from(nth), &payload)).await;
             let stats = lane.stats();
             let limit = (config.memtables_frozen_max + 2) * config.memtable_bytes + (1 << 20);
-            assert!(stats.memtable_bytes <= limit as u64, "{} in memory", stats.memtable_bytes);
+            assert!(
+                stats.memtable_bytes <= limit as u64,
+                "{} in memory",
+                stats.memtable_bytes
+            );
             let spare = config.wal_files_spare_max as u64;
-            assert!(stats.wal_files <= config.wal_files_max + spare, "{} files", stats.wal_files);
+            assert!(
+                stats.wal_files <= config.wal_files_max + spare,
+                "{} files",
+                stats.wal_files
+            );
         }
         for index in 0..5 {
             durable(&lane, key(index), Offset(800)).await;
@@ -176,12 +197,224 @@ fn memory_and_wal_stay_bounded_however_much_is_written() {
         let (lane, _, recovery) = started(dir.path(), small()).await;
         assert!(recovery.tables > 50);
         assert_eq!(recovery.partitions.len(), 5);
-        assert!(recovery.replayed_bytes < 600 << 10, "{}", recovery.replayed_bytes);
+        assert!(
+            recovery.replayed_bytes < 600 << 10,
+            "{}",
+            recovery.replayed_bytes
+        );
         for index in 0..5 {
             let all = read_all(&lane, key(index), Offset(0), 100_000).await;
             assert_eq!(all.len(), 800);
         }
         lane.close().await.unwrap();
+    })
+    .unwrap();
+}
+
+#[test]
+fn dropped_partitions_give_their_space_back() {
+    // Proves by accounting that deletion frees tables, also those shared with other partitions.
+    let dir = tempfile::tempdir().unwrap();
+    run_alone(async {
+        let (lane, _, _) = started(dir.path(), small()).await;
+        let payload = vec![1; 2_000];
+        for nth in 0..1200 {
+            append(&lane, key(nth % 6), &batch(1, 5, &payload)).await;
+        }
+        durable(&lane, key(5), Offset(200)).await;
+        let kept = read_all(&lane, key(0), Offset(0), 50_000).await;
+        let before = lane.stats().table_bytes;
+        assert!(before > 1_500_000, "{before} bytes in tables");
+        for index in 1..6 {
+            lane.drop_partition(key(index)).await.unwrap();
+        }
+        assert_eq!(lane.partitions(), vec![key(0)]);
+        // What is left is one partition of 200 batches; a quarter of garbage is allowed, and
+        // what was frozen before the drop may still be on its way.
+        let target = 200 * 2_100 * 4 / 3 + 200_000;
+        while lane.stats().table_bytes > target {
+            streambus_shards::yield_now().await;
+        }
+        assert_eq!(read_all(&lane, key(0), Offset(0), 50_000).await, kept);
+        lane.close().await.unwrap();
+        let (lane, _, recovery) = started(dir.path(), small()).await;
+        assert_eq!(recovery.partitions.len(), 1);
+        assert_eq!(read_all(&lane, key(0), Offset(0), 50_000).await, kept);
+        lane.close().await.unwrap();
+    })
+    .unwrap();
+}
+
+#[test]
+fn timestamps_epochs_and_annotations_survive() {
+    // Proves the look-ups besides offsets, from memory and tables alike, and what recovery hands
+    // back to the owner: its annotation as of a flush, and the batches after it.
+    let dir = tempfile::tempdir().unwrap();
+    run_alone(async {
+        let (lane, owner, _) = started(dir.path(), small()).await;
+        owner
+            .annotations
+            .borrow_mut()
+            .insert(key(0), b"producers".to_vec());
+        let payload = vec![1; 1_000];
+        for nth in 0..200 {
+            let base = Offset(nth);
+            let epoch = LeaderEpoch(i32::try_from(nth / 50).unwrap());
+            let one = batch(1, 10_000 + nth * 10, &payload);
+            while lane.append(key(0), base, epoch, &one).is_err() {
+                lane.writable().await;
+            }
+        }
+        durable(&lane, key(0), Offset(200)).await;
+        while lane.stats().flushes == 0 {
+            streambus_shards::yield_now().await;
+        }
+        let lane = {
+            lane.close().await.unwrap();
+            let (lane, _, recovery) = started(dir.path(), small()).await;
+            let found = &recovery.partitions[0];
+            let (at, annotation) = found.annotation.clone().unwrap();
+            assert_eq!(annotation, b"producers");
+            assert!(at > Offset(0) && at <= Offset(200));
+            let tail: Vec<i64> = found.tail.iter().map(|info| info.base_offset.0).collect();
+            assert_eq!(tail, (at.0..200).collect::<Vec<_>>());
+            lane
+        };
+        assert_eq!(
+            lane.epoch_end(key(0), LeaderEpoch(1)),
+            Some((LeaderEpoch(1), Offset(100)))
+        );
+        assert_eq!(lane.max_timestamp(key(0)), Some((11_990, Offset(199))));
+        for (timestamp, offset) in [
+            (0, 0),
+            (10_000, 0),
+            (10_001, 1),
+            (10_555, 56),
+            (11_990, 199),
+        ] {
+            let hit = lane
+                .offset_for_timestamp(key(0), timestamp)
+                .await
+                .unwrap()
+                .unwrap();
+            assert_eq!(hit.base_offset, Offset(offset), "timestamp {timestamp}");
+            assert_eq!(
+                BatchInfo::read(&hit.batch).unwrap().base_offset,
+                Offset(offset)
+            );
+        }
+        assert!(
+            lane.offset_for_timestamp(key(0), 11_991)
+                .await
+                .unwrap()
+                .is_none()
+        );
+        let old = lane
+            .enforce_retention(key(0), Some(500), None, 11_800)
+            .unwrap();
+        assert!(old > Offset(0) && old <= Offset(130), "log start {old:?}");
+        lane.close().await.unwrap();
+    })
+    .unwrap();
+}
+
+/// A closed lane with a partition in tables and WAL.
+async fn closed_lane(at: &Path) {
+    let (lane, _, _) = started(at, small()).await;
+    let payload = vec![1; 2_000];
+    for _ in 0..150 {
+        append(&lane, key(0), &batch(1, 5, &payload)).await;
+    }
+    durable(&lane, key(0), Offset(150)).await;
+    lane.close().await.unwrap();
+}
+
+fn file_of(at: &Path, kind: &str) -> Option<std::path::PathBuf> {
+    let names = std::fs::read_dir(at)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name());
+    let mut names = names.map(|name| name.into_string().unwrap());
+    names
+        .find(|name| name.starts_with(kind))
+        .map(|name| at.join(name))
+}
+
+#[test]
+fn unknown_files_are_set_aside() {
+    // Proves that strange files are kept in quarantine, and only unfinished ones of ours removed.
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    run_alone(async {
+        closed_lane(at).await;
+        std::fs::write(at.join("notes.txt"), b"mine").unwrap();
+        std::fs::write(at.join("table-00000000000fffff.tbl"), b"whose?").unwrap();
+        std::fs::write(at.join("table-00000000000ffffe.new"), b"unfinished").unwrap();
+        let (lane, _, recovery) = started(at, small()).await;
+        lane.close().await.unwrap();
+        assert_eq!(
+            recovery.quarantined,
+            ["notes.txt", "table-00000000000fffff.tbl"]
+        );
+        assert_eq!(
+            std::fs::read(at.join("quarantine/notes.txt")).unwrap(),
+            b"mine"
+        );
+        assert!(!at.join("table-00000000000ffffe.new").exists());
+        let (lane, _, recovery) = started(at, small()).await;
+        lane.close().await.unwrap();
+        assert!(recovery.quarantined.is_empty());
+    })
+    .unwrap();
+}
+
+#[test]
+fn damage_is_told_and_changes_nothing() {
+    // Proves that a lane whose manifest, table or WAL is damaged, missing or of another version
+    // says so instead of opening with less.
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    let open = || async { Lane::open(at, small()).await.map(drop) };
+    run_alone(async {
+        closed_lane(at).await;
+        for kind in ["MANIFEST", "table-"] {
+            let path = file_of(at, kind).unwrap();
+            let sound = std::fs::read(&path).unwrap();
+            std::fs::remove_file(&path).unwrap();
+            assert!(
+                matches!(open().await, Err(StorageError::Corrupt { .. })),
+                "{kind} is missing"
+            );
+            let mut damaged = sound.clone();
+            let flip = damaged.len().saturating_sub(4090).max(30);
+            damaged[flip] ^= 1;
+            std::fs::write(&path, &damaged).unwrap();
+            assert!(
+                matches!(open().await, Err(StorageError::Corrupt { .. })),
+                "{kind}"
+            );
+            std::fs::write(&path, &sound).unwrap();
+        }
+        let aside = tempfile::tempdir().unwrap();
+        while let Some(path) = file_of(at, "wal-") {
+            std::fs::copy(&path, aside.path().join(path.file_name().unwrap())).unwrap();
+            std::fs::remove_file(&path).unwrap();
+        }
+        assert!(
+            matches!(open().await, Err(StorageError::Corrupt { .. })),
+            "the WAL is missing"
+        );
+        assert!(
+            file_of(at, "wal-").is_none(),
+            "nothing was made up in its place"
+        );
+        let path = at.join("MANIFEST");
+        let mut newer = std::fs::read(&path).unwrap();
+        newer[4] = 9;
+        std::fs::write(&path, &newer).unwrap();
+        assert!(matches!(
+            open().await,
+            Err(StorageError::OtherVersion { found: 9, .. })
+        ));
     })
     .unwrap();
 }

@@ -50,12 +50,20 @@ impl TablePart {
     pub(crate) fn index_before(&self, offset: Offset) -> (usize, IndexEntry) {
         let after = self.index.partition_point(|entry| entry.offset <= offset);
         let at = after.saturating_sub(1);
-        (at, *self.index.get(at).expect("a part has at least one index entry"))
+        (
+            at,
+            *self
+                .index
+                .get(at)
+                .expect("a part has at least one index entry"),
+        )
     }
 
     /// Where the batches of index entry `at` end.
     pub(crate) fn stride_end(&self, at: usize) -> u64 {
-        self.index.get(at + 1).map_or(self.position + self.bytes, |entry| entry.position)
+        self.index
+            .get(at + 1)
+            .map_or(self.position + self.bytes, |entry| entry.position)
     }
 }
 
@@ -98,12 +106,26 @@ impl Footer {
         let block_bytes = usize::try_from(decoder.u32()?).map_err(|_| Malformed)?;
         let data_bytes = decoder.u64()?;
         let blocks = decoder.count(4)?;
-        let block_crcs = (0..blocks).map(|_| decoder.u32()).collect::<Result<Vec<_>, _>>()?;
+        let block_crcs = (0..blocks)
+            .map(|_| decoder.u32())
+            .collect::<Result<Vec<_>, _>>()?;
         let parts = decoder.count(PARTITION_BYTES_MIN)?;
-        let parts = (0..parts).map(|_| decode_part(&mut decoder)).collect::<Result<Vec<_>, _>>()?;
+        let parts = (0..parts)
+            .map(|_| decode_part(&mut decoder))
+            .collect::<Result<Vec<_>, _>>()?;
         decoder.finish()?;
-        let footer = Footer { id, block_bytes, data_bytes, block_crcs, parts };
-        if footer.agrees() { Ok(footer) } else { Err(Malformed) }
+        let footer = Footer {
+            id,
+            block_bytes,
+            data_bytes,
+            block_crcs,
+            parts,
+        };
+        if footer.agrees() {
+            Ok(footer)
+        } else {
+            Err(Malformed)
+        }
     }
 
     fn agrees(&self) -> bool {
@@ -114,9 +136,14 @@ impl Footer {
         let mut end = 0;
         let mut previous: Option<PartitionKey> = None;
         for part in &self.parts {
-            let first = part.index.first().map(|entry| (entry.offset, entry.position));
+            let first = part
+                .index
+                .first()
+                .map(|entry| (entry.offset, entry.position));
             let sorted = previous.is_none_or(|key| key < part.key);
-            let indexed = part.index.is_sorted_by_key(|entry| (entry.offset, entry.position));
+            let indexed = part
+                .index
+                .is_sorted_by_key(|entry| (entry.offset, entry.position));
             if part.position != end
                 || part.start >= part.end
                 || first != Some((part.start, part.position))
@@ -159,7 +186,10 @@ fn encode_part(encoder: &mut Encoder, part: &TablePart) {
 }
 
 fn decode_part(decoder: &mut Decoder<'_>) -> Result<TablePart, Malformed> {
-    let key = PartitionKey { topic: TopicId(decoder.uuid()?), index: decoder.i32()? };
+    let key = PartitionKey {
+        topic: TopicId(decoder.uuid()?),
+        index: decoder.i32()?,
+    };
     let start = Offset(decoder.i64()?);
     let end = Offset(decoder.i64()?);
     let position = decoder.u64()?;
@@ -171,9 +201,21 @@ fn decode_part(decoder: &mut Decoder<'_>) -> Result<TablePart, Malformed> {
         let offset = Offset(decoder.i64()?);
         let position = decoder.u64()?;
         let max_timestamp = decoder.i64()?;
-        index.push(IndexEntry { offset, position, max_timestamp });
+        index.push(IndexEntry {
+            offset,
+            position,
+            max_timestamp,
+        });
     }
-    Ok(TablePart { key, start, end, position, bytes, max_timestamp, index })
+    Ok(TablePart {
+        key,
+        start,
+        end,
+        position,
+        bytes,
+        max_timestamp,
+        index,
+    })
 }
 
 /// The last block of a table: where the footer lies, and its checksum.
@@ -208,7 +250,10 @@ impl Trailer {
         let fields = encoder.finish();
         let crc = checksum(nonce, self.id, 0, &fields);
         let mut bytes = [0; TRAILER_BYTES];
-        for (to, from) in bytes.iter_mut().zip(fields.iter().chain(&crc.to_le_bytes())) {
+        for (to, from) in bytes
+            .iter_mut()
+            .zip(fields.iter().chain(&crc.to_le_bytes()))
+        {
             *to = *from;
         }
         bytes

@@ -45,12 +45,22 @@ impl Layout {
         max_timestamp: i64,
         bytes: &[u8],
     ) {
-        assert!(last_offset >= base_offset, "batch that ends before it begins");
-        let entry = IndexEntry { offset: base_offset, position: self.data_bytes, max_timestamp };
+        assert!(
+            last_offset >= base_offset,
+            "batch that ends before it begins"
+        );
+        let entry = IndexEntry {
+            offset: base_offset,
+            position: self.data_bytes,
+            max_timestamp,
+        };
         match self.parts.last_mut() {
             Some(part) if part.key == key => {
                 assert!(base_offset >= part.end, "batches out of order in a table");
-                let last = part.index.last_mut().expect("a part begins with an index entry");
+                let last = part
+                    .index
+                    .last_mut()
+                    .expect("a part begins with an index entry");
                 if entry.position - last.position >= self.index_stride_bytes {
                     part.index.push(entry);
                 } else {
@@ -103,7 +113,10 @@ impl Layout {
             self.close_block();
         }
         let blocks = self.data_bytes.div_ceil(self.block_bytes as u64);
-        assert!(self.block_crcs.len() as u64 == blocks, "a checksum for each block");
+        assert!(
+            self.block_crcs.len() as u64 == blocks,
+            "a checksum for each block"
+        );
         Footer {
             id: self.id,
             block_bytes: self.block_bytes,

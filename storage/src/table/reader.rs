@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use streambus_proto::ids::Offset;
 use streambus_shards::{Buf, DiskError, File, OpenOptions};
 
-use super::footer::{Footer, TablePart, Trailer, TrailerRead, TABLE_VERSION, checksum};
+use super::footer::{Footer, TABLE_VERSION, TablePart, Trailer, TrailerRead, checksum};
 use crate::batch::{BATCH_HEADER_BYTES, BatchInfo};
 use crate::error::StorageError;
 use crate::names;
@@ -56,16 +56,29 @@ impl Table {
             DiskError::NotFound { .. } => StorageError::corrupt(&path, 0, "the table is missing"),
             source => StorageError::disk(&path, source),
         };
-        let options = OpenOptions { direct: true, ..OpenOptions::default() };
+        let options = OpenOptions {
+            direct: true,
+            ..OpenOptions::default()
+        };
         let file = File::open(&path, options).await.map_err(failed)?;
         let found = file.len().map_err(failed)?;
         if found != file_bytes || found < 2 * BLOCK_BYTES as u64 {
             let position = found.min(file_bytes);
-            return Err(StorageError::corrupt(&path, position, "the table has another length"));
+            return Err(StorageError::corrupt(
+                &path,
+                position,
+                "the table has another length",
+            ));
         }
         let trailer = read_trailer(&file, &path, id, nonce, file_bytes).await?;
         let footer = read_footer(&file, &path, &trailer, nonce, file_bytes).await?;
-        Ok(Table { footer, file_bytes, path, nonce, file })
+        Ok(Table {
+            footer,
+            file_bytes,
+            path,
+            nonce,
+            file,
+        })
     }
 
     pub(crate) fn id(&self) -> u64 {
@@ -77,7 +90,10 @@ impl Table {
     }
 
     pub(crate) fn part(&self, at: usize) -> &TablePart {
-        self.footer.parts.get(at).expect("ranges name parts of their table")
+        self.footer
+            .parts
+            .get(at)
+            .expect("ranges name parts of their table")
     }
 
     /// The blocks that hold `range`, as bytes of the table.
@@ -94,13 +110,27 @@ impl Table {
     /// If `blocks` does not come from [`Table::blocks_of`].
     pub(crate) async fn read_blocks(&self, blocks: Range<u64>) -> Result<Buf, StorageError> {
         let block_bytes = self.footer.block_bytes as u64;
-        assert!(blocks.start.is_multiple_of(block_bytes), "range begins within a block");
-        assert!(blocks.start < blocks.end && blocks.end <= self.footer.data_bytes, "empty range");
+        assert!(
+            blocks.start.is_multiple_of(block_bytes),
+            "range begins within a block"
+        );
+        assert!(
+            blocks.start < blocks.end && blocks.end <= self.footer.data_bytes,
+            "empty range"
+        );
         let wanted = length(&blocks);
         let aligned = wanted.next_multiple_of(BLOCK_BYTES);
         let failed = |source| StorageError::disk(&self.path, source);
-        let read = self.file.read_at(blocks.start, aligned).await.map_err(failed)?;
-        assert!(read.len() == aligned, "read {} bytes of {aligned}", read.len());
+        let read = self
+            .file
+            .read_at(blocks.start, aligned)
+            .await
+            .map_err(failed)?;
+        assert!(
+            read.len() == aligned,
+            "read {} bytes of {aligned}",
+            read.len()
+        );
         let bytes = read.slice(0..wanted);
         let first = usize::try_from(blocks.start / block_bytes).expect("blocks fit memory");
         let crcs = self.footer.block_crcs.iter().skip(first);
@@ -117,10 +147,12 @@ impl Table {
     }
 
     /// Where to read so that the batch at `from` and `max_bytes` from there on are in it.
-    pub(crate) fn range_for(&self, part: &TablePart, wanted: Wanted) -> Range<u64> {
+    pub(crate) fn range_for(part: &TablePart, wanted: Wanted) -> Range<u64> {
         let (at, entry) = part.index_before(wanted.from);
         let end = part.position + part.bytes;
-        let enough = part.stride_end(at).max(entry.position + wanted.max_bytes as u64);
+        let enough = part
+            .stride_end(at)
+            .max(entry.position + wanted.max_bytes as u64);
         entry.position..enough.min(end)
     }
 
@@ -196,14 +228,22 @@ async fn read_trailer(
     let damaged = |what| StorageError::corrupt(path, position, what);
     match Trailer::decode(&block, nonce, id) {
         TrailerRead::Valid(trailer) => {
-            let end = trailer.footer_position.checked_add(u64::from(trailer.footer_bytes));
+            let end = trailer
+                .footer_position
+                .checked_add(u64::from(trailer.footer_bytes));
             let fits = end.is_some_and(|end| end <= position);
             let aligned = trailer.footer_position.is_multiple_of(BLOCK_BYTES as u64);
-            if fits && aligned { Ok(trailer) } else { Err(damaged("the footer lies outside")) }
+            if fits && aligned {
+                Ok(trailer)
+            } else {
+                Err(damaged("the footer lies outside"))
+            }
         }
-        TrailerRead::OtherVersion(found) => {
-            Err(StorageError::OtherVersion { file: path.to_owned(), found, supported: TABLE_VERSION })
-        }
+        TrailerRead::OtherVersion(found) => Err(StorageError::OtherVersion {
+            file: path.to_owned(),
+            found,
+            supported: TABLE_VERSION,
+        }),
         TrailerRead::Invalid => Err(damaged("the trailer does not verify")),
     }
 }
@@ -218,7 +258,10 @@ async fn read_footer(
     let position = trailer.footer_position;
     let bytes = trailer.footer_bytes as usize;
     let aligned = bytes.next_multiple_of(BLOCK_BYTES);
-    assert!(position + (aligned + BLOCK_BYTES) as u64 <= file_bytes, "checked with the trailer");
+    assert!(
+        position + (aligned + BLOCK_BYTES) as u64 <= file_bytes,
+        "checked with the trailer"
+    );
     let failed = |source| StorageError::disk(path, source);
     let read = file.read_at(position, aligned).await.map_err(failed)?;
     let encoded = read.get(..bytes).unwrap_or_default();

@@ -1,0 +1,258 @@
+//! Tables: what the footer says is what lies in the file, and nothing damaged is returned.
+
+use std::path::Path;
+
+use streambus_proto::ids::{LeaderEpoch, Offset, TopicId};
+use streambus_shards::{Buf, run_alone};
+
+use super::footer::{Footer, Trailer, TrailerRead, checksum};
+use super::layout::Layout;
+use super::reader::{Table, Wanted};
+use super::writer::TableWriter;
+use crate::batch::place_batch;
+use crate::batch::tests::batch;
+use crate::config::LaneConfig;
+use crate::error::StorageError;
+use crate::key::PartitionKey;
+use crate::memtable::MemBatch;
+use crate::names;
+use crate::wal::record::Nonce;
+
+const NONCE: Nonce = Nonce(0xab1e);
+
+fn key(index: i32) -> PartitionKey {
+    PartitionKey {
+        topic: TopicId([2; 16]),
+        index,
+    }
+}
+
+fn mem_batch(base: i64, records: i32, timestamp: i64, bytes: usize) -> MemBatch {
+    let mut one = batch(
+        records,
+        timestamp,
+        &vec![u8::try_from(base % 251).unwrap(); bytes],
+    );
+    place_batch(&mut one, Offset(base), LeaderEpoch(1));
+    MemBatch {
+        base_offset: Offset(base),
+        last_offset: Offset(base + i64::from(records) - 1),
+        max_timestamp: timestamp,
+        bytes: Buf::from(one),
+    }
+}
+
+fn config() -> LaneConfig {
+    LaneConfig {
+        block_bytes: 4096,
+        index_stride_bytes: 3000,
+        ..LaneConfig::default()
+    }
+}
+
+/// Three partitions of 60 batches, from 60 bytes to some kilobytes.
+async fn write_table(dir: &Path, id: u64) -> (Table, Vec<(PartitionKey, Vec<MemBatch>)>) {
+    let mut parts = Vec::new();
+    let mut writer = TableWriter::create(dir, NONCE, id, 1 << 20, &config())
+        .await
+        .unwrap();
+    for index in 0..3 {
+        let batches: Vec<MemBatch> = (0..60_i64)
+            .map(|nth| mem_batch(100 + nth * 2, 2, 1_000 + nth, (nth * 211 % 4000) as usize))
+            .collect();
+        for one in &batches {
+            writer.push(key(index), one).await.unwrap();
+        }
+        parts.push((key(index), batches));
+    }
+    let file_bytes = writer.finish().await.unwrap();
+    let unnamed = dir.join(names::table_new(id));
+    streambus_shards::disk::rename(&unnamed, &dir.join(names::table(id)))
+        .await
+        .unwrap();
+    (
+        Table::open(dir, id, NONCE, file_bytes).await.unwrap(),
+        parts,
+    )
+}
+
+async fn read(table: &Table, part: usize, wanted: Wanted) -> Option<(Vec<u8>, Offset)> {
+    let part = table.part(part);
+    let mut span = Table::range_for(part, wanted);
+    loop {
+        let blocks = table.blocks_of(&span);
+        let start = usize::try_from(span.start - blocks.start).unwrap();
+        let length = usize::try_from(span.end - span.start).unwrap();
+        let bytes = table
+            .read_blocks(blocks)
+            .await
+            .unwrap()
+            .slice(start..start + length);
+        match Table::pick(part, &bytes, span.start, wanted) {
+            Ok(found) => return found.map(|found| (found.bytes.to_vec(), found.next_offset)),
+            Err(super::reader::PickError::Cut(further)) => span = further,
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+}
+
+#[test]
+fn every_offset_is_found_at_every_size() {
+    // Proves that a read from any offset begins with the batch that holds it, is whole batches,
+    // no more than the limit but always one, and never empty before the end.
+    let dir = tempfile::tempdir().unwrap();
+    run_alone(async {
+        let (table, parts) = write_table(dir.path(), 1).await;
+        for (at, (key, batches)) in parts.iter().enumerate() {
+            assert_eq!(table.part(at).key, *key);
+            for from in 100..220 {
+                for max_bytes in [0, 1, 5_000, 1 << 20] {
+                    let wanted = Wanted {
+                        from: Offset(from),
+                        upto: Offset(i64::MAX),
+                        max_bytes,
+                    };
+                    let (bytes, next) = read(&table, at, wanted).await.unwrap();
+                    let first = usize::try_from((from - 100) / 2).unwrap();
+                    let mut expected = batches[first].bytes.to_vec();
+                    let mut end = first + 1;
+                    while end < batches.len()
+                        && expected.len() + batches[end].bytes.len() <= max_bytes
+                    {
+                        expected.extend_from_slice(&batches[end].bytes);
+                        end += 1;
+                    }
+                    // A read begins at an index entry and may end a stride earlier than it could.
+                    let least = if max_bytes == 1 << 20 {
+                        expected.len()
+                    } else {
+                        61
+                    };
+                    assert!(bytes.len() >= least, "from {from}, at most {max_bytes}");
+                    assert!(
+                        expected.starts_with(&bytes),
+                        "from {from}, at most {max_bytes}"
+                    );
+                    assert!(next > Offset(from) && next.0 <= 100 + 2 * end as i64);
+                }
+            }
+            let capped = Wanted {
+                from: Offset(110),
+                upto: Offset(115),
+                max_bytes: 1 << 20,
+            };
+            assert_eq!(read(&table, at, capped).await.unwrap().1, Offset(114));
+            let nothing = Wanted {
+                from: Offset(110),
+                upto: Offset(111),
+                max_bytes: 1 << 20,
+            };
+            assert!(read(&table, at, nothing).await.is_none());
+        }
+    })
+    .unwrap();
+}
+
+#[test]
+fn no_damaged_byte_is_returned() {
+    // Proves that a flipped bit anywhere in a table is noticed: on opening or on reading.
+    let dir = tempfile::tempdir().unwrap();
+    run_alone(async {
+        let (table, _) = write_table(dir.path(), 1).await;
+        let (data_bytes, file_bytes) = (table.footer.data_bytes, table.file_bytes);
+        drop(table);
+        let path = dir.path().join(names::table(1));
+        let sound = std::fs::read(&path).unwrap();
+        for at in (0..sound.len()).step_by(1_777) {
+            let mut damaged = sound.clone();
+            damaged[at] ^= 1;
+            std::fs::write(&path, &damaged).unwrap();
+            let opened = Table::open(dir.path(), 1, NONCE, file_bytes).await;
+            let all = 0..data_bytes;
+            let noticed = match opened {
+                Err(StorageError::Corrupt { .. }) => true,
+                Err(error) => panic!("byte {at}: {error}"),
+                Ok(table) => table.read_blocks(table.blocks_of(&all)).await.is_err(),
+            };
+            let at = at as u64;
+            // Padding behind data, footer and trailer is not covered, and never read.
+            let padding = sound[at as usize] == 0 && at >= data_bytes;
+            assert!(noticed || padding, "byte {at}");
+        }
+        std::fs::write(&path, &sound[..sound.len() - 4096]).unwrap();
+        assert!(
+            Table::open(dir.path(), 1, NONCE, file_bytes).await.is_err(),
+            "cut short"
+        );
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_block_of_another_place_does_not_verify() {
+    // Proves that checksums are bound to lane, table, position and length.
+    let bytes = [7; 512];
+    let sound = checksum(NONCE, 1, 4096, &bytes);
+    assert_eq!(sound, checksum(NONCE, 1, 4096, &bytes));
+    assert_ne!(sound, checksum(NONCE, 2, 4096, &bytes));
+    assert_ne!(sound, checksum(NONCE, 1, 8192, &bytes));
+    assert_ne!(sound, checksum(Nonce(1), 1, 4096, &bytes));
+    assert_ne!(
+        checksum(NONCE, 1, 0, &[0; 8]),
+        checksum(NONCE, 1, 0, &[0; 9])
+    );
+}
+
+fn golden_footer() -> Footer {
+    let mut layout = Layout::new(NONCE, 3, 4096, 100);
+    for (index, base) in [(0, 10), (0, 12), (1, 0)] {
+        let one = mem_batch(base, 2, base * 10, 3000);
+        layout.add(
+            key(index),
+            one.base_offset,
+            one.last_offset,
+            one.max_timestamp,
+            &one.bytes,
+        );
+    }
+    layout.finish()
+}
+
+#[test]
+fn the_format_is_what_it_was() {
+    // Proves that tables of earlier builds are still read: the bytes are those of version 1.
+    let footer = golden_footer();
+    let encoded = footer.encode();
+    let footer_crc = checksum(NONCE, 3, 12_288, &encoded);
+    let footer_bytes = u32::try_from(encoded.len()).unwrap();
+    let trailer = Trailer {
+        id: 3,
+        footer_position: 12_288,
+        footer_bytes,
+        footer_crc,
+    };
+    let mut bytes = trailer.encode(NONCE).to_vec();
+    bytes.extend_from_slice(&encoded);
+    let golden = include_bytes!("../../golden/table-end-v1.bin");
+    assert_eq!(bytes, golden, "a changed format needs a new version");
+    assert_eq!(
+        Trailer::decode(golden, NONCE, 3),
+        TrailerRead::Valid(trailer)
+    );
+    assert_eq!(Footer::decode(&golden[64..]), Ok(footer));
+    let mut newer = golden.to_vec();
+    newer[4] = 9;
+    assert_eq!(Trailer::decode(&newer, NONCE, 3), TrailerRead::Invalid);
+}
+
+#[test]
+fn cut_footers_are_refused() {
+    // Proves that no prefix of a footer decodes, and that decoding never panics.
+    let encoded = golden_footer().encode();
+    for at in 0..encoded.len() {
+        assert!(Footer::decode(&encoded[..at]).is_err(), "cut at {at}");
+        let mut changed = encoded.clone();
+        changed[at] ^= 0xff;
+        let _ = Footer::decode(&changed);
+    }
+}

@@ -72,7 +72,8 @@ impl TableWriter {
         batch: &MemBatch,
     ) -> Result<(), StorageError> {
         let (base, last) = (batch.base_offset, batch.last_offset);
-        self.layout.add(key, base, last, batch.max_timestamp, &batch.bytes);
+        self.layout
+            .add(key, base, last, batch.max_timestamp, &batch.bytes);
         self.write(&batch.bytes).await
     }
 
@@ -87,7 +88,12 @@ impl TableWriter {
         let footer_crc = checksum(self.nonce, self.id, footer_position, &encoded);
         self.write(&encoded).await?;
         self.pad().await?;
-        let trailer = Trailer { id: self.id, footer_position, footer_bytes, footer_crc };
+        let trailer = Trailer {
+            id: self.id,
+            footer_position,
+            footer_bytes,
+            footer_crc,
+        };
         let mut block = [0; BLOCK_BYTES];
         for (to, from) in block.iter_mut().zip(trailer.encode(self.nonce)) {
             *to = from;
@@ -127,15 +133,22 @@ impl TableWriter {
     async fn pad(&mut self) -> Result<(), StorageError> {
         let padding = self.chunk.len().next_multiple_of(BLOCK_BYTES) - self.chunk.len();
         self.chunk.put_zeros(padding);
-        if self.chunk.remaining() == 0 { self.send_chunk().await } else { Ok(()) }
+        if self.chunk.remaining() == 0 {
+            self.send_chunk().await
+        } else {
+            Ok(())
+        }
     }
 
     /// Waits for the write before, then starts this one and goes on in a fresh chunk.
     async fn send_chunk(&mut self) -> Result<(), StorageError> {
-        if self.chunk.len() == 0 {
+        if self.chunk.is_empty() {
             return Ok(());
         }
-        assert!(self.chunk.len().is_multiple_of(BLOCK_BYTES), "unaligned table write");
+        assert!(
+            self.chunk.len().is_multiple_of(BLOCK_BYTES),
+            "unaligned table write"
+        );
         self.settle().await?;
         let chunk = std::mem::replace(&mut self.chunk, BufMut::with_capacity(WRITE_BYTES));
         let bytes: Buf = chunk.freeze();
@@ -151,6 +164,8 @@ impl TableWriter {
         let Some(write) = self.in_flight.take() else {
             return Ok(());
         };
-        write.await.map_err(|source| StorageError::disk(&self.path, source))
+        write
+            .await
+            .map_err(|source| StorageError::disk(&self.path, source))
     }
 }

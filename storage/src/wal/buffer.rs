@@ -100,9 +100,18 @@ pub(crate) struct WalBuffer {
 
 impl WalBuffer {
     pub(crate) fn new(nonce: Nonce, run: u32, bounds: WalBounds, place: WalPlace) -> WalBuffer {
-        assert!(bounds.file_bytes.is_multiple_of(BLOCK_BYTES as u64), "unaligned WAL file size");
-        assert!(bounds.file_bytes > FIRST_COMMIT_POSITION, "WAL file without room");
-        assert!(place.position.is_multiple_of(BLOCK_BYTES as u64), "unaligned WAL place");
+        assert!(
+            bounds.file_bytes.is_multiple_of(BLOCK_BYTES as u64),
+            "unaligned WAL file size"
+        );
+        assert!(
+            bounds.file_bytes > FIRST_COMMIT_POSITION,
+            "WAL file without room"
+        );
+        assert!(
+            place.position.is_multiple_of(BLOCK_BYTES as u64),
+            "unaligned WAL place"
+        );
         WalBuffer {
             nonce,
             run,
@@ -152,7 +161,11 @@ impl WalBuffer {
                 return Room::Fits;
             }
             let next = self.place.position + open.next_multiple_of(BLOCK_BYTES) as u64;
-            return if next + alone <= self.bounds.file_bytes { Room::Seal } else { Room::Roll };
+            return if next + alone <= self.bounds.file_bytes {
+                Room::Seal
+            } else {
+                Room::Roll
+            };
         }
         let fits = self.place.position + alone <= self.bounds.file_bytes;
         if fits { Room::Fits } else { Room::Roll }
@@ -182,10 +195,19 @@ impl WalBuffer {
     ) -> BatchInfo {
         let range = self.begin_record(batch.len());
         self.chunk.extend_from_slice(batch);
-        let placed = self.chunk.as_mut_slice().get_mut(range.clone()).expect("just appended");
+        let placed = self
+            .chunk
+            .as_mut_slice()
+            .get_mut(range.clone())
+            .expect("just appended");
         place_batch(placed, base_offset, leader_epoch);
         let info = BatchInfo::read(placed).expect("validated batch");
-        assert!(info.bytes == batch.len(), "batch of {} in {} bytes", info.bytes, batch.len());
+        assert!(
+            info.bytes == batch.len(),
+            "batch of {} in {} bytes",
+            info.bytes,
+            batch.len()
+        );
         self.end_record(RecordKind::Batch, key, range.clone());
         self.pending.push(PendingBatch {
             slot,
@@ -206,7 +228,9 @@ impl WalBuffer {
     ) {
         assert!(kind != RecordKind::Batch, "batches carry their payload");
         let field = offset.map(|offset| offset.0.to_le_bytes());
-        let payload = field.as_ref().map_or([].as_slice(), |bytes| bytes.as_slice());
+        let payload = field
+            .as_ref()
+            .map_or([].as_slice(), |bytes| bytes.as_slice());
         let range = self.begin_record(payload.len());
         self.chunk.extend_from_slice(payload);
         self.end_record(kind, key, range);
@@ -214,7 +238,10 @@ impl WalBuffer {
 
     /// Leaves the headers' bytes blank; says where the payload will lie.
     fn begin_record(&mut self, payload_bytes: usize) -> Range<usize> {
-        assert!(self.room_for(payload_bytes) == Room::Fits, "no room for the record");
+        assert!(
+            self.room_for(payload_bytes) == Room::Fits,
+            "no room for the record"
+        );
         if self.records == 0 {
             self.begin_commit(record_bytes(payload_bytes));
         }
@@ -248,8 +275,14 @@ impl WalBuffer {
         };
         let bytes = self.chunk.as_mut_slice();
         let (front, tail) = bytes.split_at_mut(payload.start);
-        let encoded = header.encode(self.nonce, tail.get(..payload.len()).expect("just appended"));
-        front.get_mut(header_start..).expect("just reserved").copy_from_slice(&encoded);
+        let encoded = header.encode(
+            self.nonce,
+            tail.get(..payload.len()).expect("just appended"),
+        );
+        front
+            .get_mut(header_start..)
+            .expect("just reserved")
+            .copy_from_slice(&encoded);
         pad_to(&mut self.chunk, RECORD_ALIGN);
         self.next_sequence += 1;
         self.records += 1;
@@ -266,16 +299,28 @@ impl WalBuffer {
         let bytes = self.chunk.split();
         let length = bytes.len();
         let held_bytes = length + std::mem::take(&mut self.unused_bytes);
-        let batches = self.pending.drain(..).map(|pending| pending.framed(&bytes)).collect();
-        let sealed =
-            SealedCommit { place, bytes, held_bytes, records: self.records, batches };
+        let batches = self
+            .pending
+            .drain(..)
+            .map(|pending| pending.framed(&bytes))
+            .collect();
+        let sealed = SealedCommit {
+            place,
+            bytes,
+            held_bytes,
+            records: self.records,
+            batches,
+        };
         self.place = WalPlace {
             epoch: place.epoch,
             position: place.position + length as u64,
             commit_id: place.commit_id + 1,
             sequence: self.next_sequence,
         };
-        assert!(self.place.position <= self.bounds.file_bytes, "commit past its file's end");
+        assert!(
+            self.place.position <= self.bounds.file_bytes,
+            "commit past its file's end"
+        );
         self.records = 0;
         Some(sealed)
     }

@@ -59,7 +59,11 @@ impl WalFiles {
         let unfinished = self.dir.join(names::wal_new(epoch));
         let failed = |source| StorageError::disk(&unfinished, source);
         // Not O_DSYNC: one sync at the end is cheaper than one for each write.
-        let options = OpenOptions { create: true, dsync: false, ..self.options() };
+        let options = OpenOptions {
+            create: true,
+            dsync: false,
+            ..self.options()
+        };
         let file = File::open(&unfinished, options).await.map_err(failed)?;
         file.allocate(self.file_bytes).await.map_err(failed)?;
         let mut zeros = BufMut::with_capacity(CHUNK_BYTES);
@@ -69,7 +73,9 @@ impl WalFiles {
         while position < self.file_bytes {
             let left = self.file_bytes - position;
             let take = usize::try_from(left).map_or(CHUNK_BYTES, |left| left.min(CHUNK_BYTES));
-            file.write_at(position, &zeros.slice(0..take)).await.map_err(failed)?;
+            file.write_at(position, &zeros.slice(0..take))
+                .await
+                .map_err(failed)?;
             position += take as u64;
             yield_if_needed().await;
         }
@@ -101,7 +107,9 @@ impl WalFiles {
         assert!(old_epoch < epoch, "recycling a file into the past");
         let path = self.path(epoch);
         let failed = |source| StorageError::disk(&path, source);
-        disk::rename(&self.path(old_epoch), &path).await.map_err(failed)?;
+        disk::rename(&self.path(old_epoch), &path)
+            .await
+            .map_err(failed)?;
         disk::sync_dir(&self.dir).await.map_err(failed)?;
         self.stamp(&file, epoch).await?;
         Ok(file)
@@ -118,11 +126,7 @@ impl WalFiles {
         Ok(())
     }
 
-    async fn write_header(
-        &self,
-        file: &File,
-        epoch: u64,
-    ) -> Result<(), DiskError> {
+    async fn write_header(&self, file: &File, epoch: u64) -> Result<(), DiskError> {
         let mut block = BufMut::with_capacity(BLOCK_BYTES);
         block.extend_from_slice(&FileHeader { epoch }.encode(self.nonce));
         let padding = BLOCK_BYTES - block.len();

@@ -89,8 +89,14 @@ pub(crate) struct CommitHeader {
 
 impl CommitHeader {
     pub(crate) fn encode(&self, nonce: Nonce) -> [u8; COMMIT_HEADER_BYTES] {
-        assert!(self.length as usize % BLOCK_BYTES == 0 && self.length > 0, "unaligned commit");
-        assert!(self.position.is_multiple_of(BLOCK_BYTES as u64), "unaligned commit position");
+        assert!(
+            (self.length as usize).is_multiple_of(BLOCK_BYTES) && self.length > 0,
+            "unaligned commit"
+        );
+        assert!(
+            self.position.is_multiple_of(BLOCK_BYTES as u64),
+            "unaligned commit position"
+        );
         let mut encoder = Encoder::with_capacity(COMMIT_HEADER_BYTES);
         encoder.u32(COMMIT_MAGIC);
         encoder.u16(WAL_VERSION);
@@ -163,13 +169,19 @@ pub(crate) struct RecordHeader {
 impl RecordHeader {
     /// The header with its CRC over itself and `payload`.
     pub(crate) fn encode(&self, nonce: Nonce, payload: &[u8]) -> [u8; RECORD_HEADER_BYTES] {
-        assert!(payload.len() == self.payload_bytes as usize, "header of another payload");
+        assert!(
+            payload.len() == self.payload_bytes as usize,
+            "header of another payload"
+        );
         // Filled in place: this runs for every append, and a vector would cost an allocation.
         let mut bytes = [0; RECORD_HEADER_BYTES];
         let mut at = 0;
         let mut put = |field: &[u8]| {
             let end = at + field.len();
-            bytes.get_mut(at..end).expect("fields fill 60 bytes").copy_from_slice(field);
+            bytes
+                .get_mut(at..end)
+                .expect("fields fill 60 bytes")
+                .copy_from_slice(field);
             at = end;
         };
         put(&[self.kind as u8, 0]);
@@ -184,13 +196,16 @@ impl RecordHeader {
         put(&self.run.to_le_bytes());
         assert!(at == CRC_POSITION, "record header fields take {at} bytes");
         let crc = record_crc(&bytes, nonce, payload);
-        bytes.last_chunk_mut::<4>().map(|field| *field = crc.to_le_bytes());
+        *bytes.last_chunk_mut::<4>().expect("fixed header") = crc.to_le_bytes();
         bytes
     }
 
     fn fields(bytes: &[u8]) -> Result<RecordHeader, Malformed> {
         let mut decoder = Decoder::new(bytes);
-        let kind = decoder.raw(2)?.first().and_then(|byte| RecordKind::of(*byte));
+        let kind = decoder
+            .raw(2)?
+            .first()
+            .and_then(|byte| RecordKind::of(*byte));
         if decoder.u16()? != RECORD_MAGIC {
             return Err(Malformed);
         }
@@ -198,7 +213,10 @@ impl RecordHeader {
         let file_epoch = decoder.u64()?;
         let commit_id = decoder.u64()?;
         let sequence = decoder.u64()?;
-        let key = PartitionKey { topic: TopicId(decoder.uuid()?), index: decoder.i32()? };
+        let key = PartitionKey {
+            topic: TopicId(decoder.uuid()?),
+            index: decoder.i32()?,
+        };
         let position_in_commit = decoder.u32()?;
         let run = decoder.u32()?;
         let kind = kind.ok_or(Malformed)?;
@@ -231,7 +249,10 @@ pub(crate) fn read_commit(
     header: &CommitHeader,
     nonce: Nonce,
 ) -> Result<Vec<RecordAt>, usize> {
-    assert!(bytes.len() == header.length as usize, "commit of another length");
+    assert!(
+        bytes.len() == header.length as usize,
+        "commit of another length"
+    );
     let mut records = Vec::new();
     let mut at = COMMIT_HEADER_BYTES;
     for nth in 0..u64::from(header.record_count) {
@@ -242,7 +263,11 @@ pub(crate) fn read_commit(
     }
     // Only the padding to a whole block may follow: more would mean that the header counts fewer
     // records than were written.
-    if at.next_multiple_of(BLOCK_BYTES) == bytes.len() { Ok(records) } else { Err(at) }
+    if at.next_multiple_of(BLOCK_BYTES) == bytes.len() {
+        Ok(records)
+    } else {
+        Err(at)
+    }
 }
 
 fn read_record(
@@ -313,12 +338,16 @@ impl FileHeader {
 }
 
 fn with_crc(mut encoder: Encoder, nonce: Nonce) -> [u8; COMMIT_HEADER_BYTES] {
-    assert!(encoder.len() == CRC_POSITION, "header fields take {} bytes", encoder.len());
+    assert!(
+        encoder.len() == CRC_POSITION,
+        "header fields take {} bytes",
+        encoder.len()
+    );
     encoder.u32(0);
     let mut bytes = [0; COMMIT_HEADER_BYTES];
     bytes.copy_from_slice(&encoder.finish());
     let crc = header_crc(&bytes, nonce);
-    bytes.last_chunk_mut::<4>().map(|field| *field = crc.to_le_bytes());
+    *bytes.last_chunk_mut::<4>().expect("fixed header") = crc.to_le_bytes();
     bytes
 }
 
@@ -336,6 +365,8 @@ fn record_crc(head: &[u8; RECORD_HEADER_BYTES], nonce: Nonce, payload: &[u8]) ->
 }
 
 fn crc_holds(bytes: &[u8; COMMIT_HEADER_BYTES], nonce: Nonce) -> bool {
-    let stored = bytes.last_chunk::<4>().map(|field| u32::from_le_bytes(*field));
+    let stored = bytes
+        .last_chunk::<4>()
+        .map(|field| u32::from_le_bytes(*field));
     stored == Some(header_crc(bytes, nonce))
 }

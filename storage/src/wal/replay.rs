@@ -54,11 +54,20 @@ pub(crate) struct WalEnd {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     /// A commit header is expected here.
-    Header { epoch: u64, position: u64 },
+    Header {
+        epoch: u64,
+        position: u64,
+    },
     /// A header of the expected commit stood here; its bytes decide.
-    Body { position: u64, header: CommitHeader },
+    Body {
+        position: u64,
+        header: CommitHeader,
+    },
     /// Looking for commits with a greater id; `epoch` and `position` move on through the files.
-    Search { epoch: u64, position: u64 },
+    Search {
+        epoch: u64,
+        position: u64,
+    },
     Ended,
 }
 
@@ -79,8 +88,18 @@ pub(crate) struct Replay {
 impl Replay {
     /// Starts at `floor`. `files` are the WAL files there are, by epoch, with their lengths.
     pub(crate) fn new(nonce: Nonce, files: BTreeMap<u64, u64>, floor: WalPlace) -> Replay {
-        let state = State::Header { epoch: floor.epoch, position: floor.position };
-        Replay { nonce, files, next: floor, state, bad: None, cut_bytes: 0 }
+        let state = State::Header {
+            epoch: floor.epoch,
+            position: floor.position,
+        };
+        Replay {
+            nonce,
+            files,
+            next: floor,
+            state,
+            bad: None,
+            cut_bytes: 0,
+        }
     }
 
     /// The bytes to feed next; `None` once the end is found.
@@ -92,7 +111,11 @@ impl Replay {
                 }
                 State::Body { position, header } => {
                     let length = header.length as usize;
-                    return Some(Need { epoch: header.file_epoch, position, length });
+                    return Some(Need {
+                        epoch: header.file_epoch,
+                        position,
+                        length,
+                    });
                 }
                 State::Ended => return None,
             };
@@ -107,7 +130,11 @@ impl Replay {
                 _ => left.min(SEARCH_BYTES / BLOCK_BYTES as u64),
             };
             let length = usize::try_from(blocks).expect("at most SEARCH_BYTES") * BLOCK_BYTES;
-            return Some(Need { epoch, position, length });
+            return Some(Need {
+                epoch,
+                position,
+                length,
+            });
         }
     }
 
@@ -117,7 +144,12 @@ impl Replay {
     /// If fed something else than was asked for.
     pub(crate) fn feed(&mut self, bytes: &[u8]) -> Fed {
         let need = self.need().expect("feeding a replay that asks for nothing");
-        assert!(bytes.len() == need.length, "fed {} bytes of {}", bytes.len(), need.length);
+        assert!(
+            bytes.len() == need.length,
+            "fed {} bytes of {}",
+            bytes.len(),
+            need.length
+        );
         match self.state {
             State::Header { epoch, position } => self.feed_header(epoch, position, bytes),
             State::Body { position, header } => self.feed_body(position, &header, bytes),
@@ -132,7 +164,10 @@ impl Replay {
     /// If it still asks for bytes.
     pub(crate) fn end(&self) -> WalEnd {
         assert!(self.state == State::Ended, "the replay is not at its end");
-        WalEnd { place: self.next, cut_bytes: self.cut_bytes }
+        WalEnd {
+            place: self.next,
+            cut_bytes: self.cut_bytes,
+        }
     }
 
     fn feed_header(&mut self, epoch: u64, position: u64, block: &[u8]) -> Fed {
@@ -167,7 +202,10 @@ impl Replay {
                 };
                 self.bad = None;
                 self.cut_bytes = 0;
-                self.state = State::Header { epoch, position: self.next.position };
+                self.state = State::Header {
+                    epoch,
+                    position: self.next.position,
+                };
                 Fed::Commit(records)
             }
             Err(_) => self.search_from(epoch, position, u64::from(header.length)),
@@ -178,7 +216,10 @@ impl Replay {
     fn search_from(&mut self, epoch: u64, position: u64, torn_bytes: u64) -> Fed {
         self.bad.get_or_insert((epoch, position));
         self.cut_bytes += torn_bytes;
-        self.state = State::Search { epoch, position: position + BLOCK_BYTES as u64 };
+        self.state = State::Search {
+            epoch,
+            position: position + BLOCK_BYTES as u64,
+        };
         Fed::Nothing
     }
 
@@ -191,7 +232,10 @@ impl Replay {
             }
             at += block.len() as u64;
         }
-        self.state = State::Search { epoch, position: at };
+        self.state = State::Search {
+            epoch,
+            position: at,
+        };
         Fed::Nothing
     }
 
@@ -204,9 +248,16 @@ impl Replay {
     /// The file after `epoch` may begin with the expected commit: one that did not fit here, or
     /// one that replaced a torn commit at the end of this file.
     fn enter_file_after(&mut self, epoch: u64) {
-        let next = self.files.range(epoch + 1..).next().map(|(epoch, _)| *epoch);
+        let next = self
+            .files
+            .range(epoch + 1..)
+            .next()
+            .map(|(epoch, _)| *epoch);
         self.state = match next {
-            Some(epoch) => State::Header { epoch, position: FIRST_COMMIT_POSITION },
+            Some(epoch) => State::Header {
+                epoch,
+                position: FIRST_COMMIT_POSITION,
+            },
             None => State::Ended,
         };
     }
