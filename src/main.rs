@@ -10,8 +10,10 @@ use serde_json::json;
 use streambus::check;
 use streambus_cli::{
     Format,
+    cluster::ClusterCommand,
     output::print,
     parse::{EXIT_USAGE, Stop, parse},
+    topic::TopicCommand,
 };
 
 use start::{SettingFlags, Start};
@@ -29,6 +31,8 @@ enum Command {
     Start(Start),
     Check(Check),
     Config(Config),
+    Topic(TopicCommand),
+    Cluster(ClusterCommand),
     Version(Version),
 }
 
@@ -105,6 +109,8 @@ fn main() -> ExitCode {
         Command::Config(Config {
             verb: ConfigVerb::Show(show),
         }) => show_config(&show),
+        Command::Topic(topic) => outcome(topic.run().map_err(|error| error.to_string())),
+        Command::Cluster(cluster) => outcome(cluster.run().map_err(|error| error.to_string())),
         Command::Version(Version {}) => {
             printed(concat!("streambus ", env!("CARGO_PKG_VERSION"), "\n"))
         }

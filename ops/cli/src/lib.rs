@@ -4,7 +4,15 @@
 //! with 2, a command that fails with 1.
 #![forbid(unsafe_code)]
 
+pub mod cluster;
+mod connect;
+mod error;
+mod line;
 pub mod output;
 pub mod parse;
+mod partitioner;
+mod progress;
+pub mod topic;
 
+pub use error::CliError;
 pub use output::Format;

@@ -1,0 +1,228 @@
+//! Making, changing and removing topics.
+
+use std::io::{BufRead, IsTerminal, stderr, stdin};
+
+use argh::FromArgs;
+use streambus_client::{
+    blocking::{ConfigChange, ConfigOperation, ConfigResource, NewTopic, Outcome},
+    error::ClientError,
+};
+use streambus_proto::error_code::ErrorCode;
+
+use crate::{
+    CliError,
+    connect::{connect, local_broker, pair},
+};
+
+/// Make a topic.
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "create")]
+pub(super) struct Create {
+    /// the topic's name
+    #[argh(positional)]
+    name: String,
+    /// how many partitions (default: the broker's)
+    #[argh(option)]
+    partitions: Option<i32>,
+    /// how many replicas of each (default: the broker's)
+    #[argh(option)]
+    replication_factor: Option<i16>,
+    /// a setting as NAME=VALUE; may be repeated
+    #[argh(option)]
+    config: Vec<String>,
+    /// no error if it is there already
+    #[argh(switch)]
+    if_not_exists: bool,
+    /// any broker's address as HOST:PORT (default: 127.0.0.1:9092)
+    #[argh(option, default = "local_broker()")]
+    bootstrap: String,
+}
+
+impl Create {
+    pub(super) fn run(&self) -> Result<(), CliError> {
+        let configs = self.config.iter().map(|text| pair("--config", text));
+        let new = NewTopic {
+            name: self.name.clone(),
+            partitions: self.partitions,
+            replication_factor: self.replication_factor,
+            configs: configs.collect::<Result<_, _>>()?,
+            ..NewTopic::default()
+        };
+        let mut client = connect(&self.bootstrap)?;
+        let outcomes = client.create_topics(std::slice::from_ref(&new), false)?;
+        let made = check(
+            outcomes,
+            self.if_not_exists.then_some(ErrorCode::TopicAlreadyExists),
+        )?;
+        if made.is_empty() {
+            eprintln!("topic {} was there already", self.name);
+            return Ok(());
+        }
+        let topic = client.wait_for_topic(&self.name)?;
+        eprintln!(
+            "topic {} created with {} partitions",
+            self.name,
+            topic.partitions.len()
+        );
+        Ok(())
+    }
+}
+
+/// Change a topic: more partitions, other settings.
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "alter")]
+pub(super) struct Alter {
+    /// the topic's name
+    #[argh(positional)]
+    name: String,
+    /// how many partitions it shall have, more than now
+    #[argh(option)]
+    partitions: Option<i32>,
+    /// a setting as NAME=VALUE; may be repeated
+    #[argh(option)]
+    set: Vec<String>,
+    /// a setting to go back to its default; may be repeated
+    #[argh(option)]
+    unset: Vec<String>,
+    /// any broker's address as HOST:PORT (default: 127.0.0.1:9092)
+    #[argh(option, default = "local_broker()")]
+    bootstrap: String,
+}
+
+impl Alter {
+    pub(super) fn run(&self) -> Result<(), CliError> {
+        let set = self.set.iter().map(|text| {
+            let (name, value) = pair("--set", text)?;
+            Ok(ConfigChange {
+                name,
+                operation: ConfigOperation::Set(value),
+            })
+        });
+        let mut changes = set.collect::<Result<Vec<_>, CliError>>()?;
+        changes.extend(self.unset.iter().map(|name| ConfigChange {
+            name: name.clone(),
+            operation: ConfigOperation::Delete,
+        }));
+        if changes.is_empty() && self.partitions.is_none() {
+            return Err(CliError::Refused(
+                "nothing to alter: give --partitions, --set or --unset".to_owned(),
+            ));
+        }
+        let mut client = connect(&self.bootstrap)?;
+        if !changes.is_empty() {
+            client.alter_configs(&ConfigResource::Topic(self.name.clone()), &changes, false)?;
+        }
+        if let Some(partitions) = self.partitions {
+            client.create_partitions(&self.name, partitions, &[])?;
+        }
+        eprintln!("topic {} altered", self.name);
+        Ok(())
+    }
+}
+
+/// Remove topics and all their records.
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "delete")]
+pub(super) struct Delete {
+    /// the topics' names
+    #[argh(positional)]
+    names: Vec<String>,
+    /// do not ask (only a terminal is asked)
+    #[argh(switch)]
+    yes: bool,
+    /// no error if one is not there
+    #[argh(switch)]
+    if_exists: bool,
+    /// any broker's address as HOST:PORT (default: 127.0.0.1:9092)
+    #[argh(option, default = "local_broker()")]
+    bootstrap: String,
+}
+
+impl Delete {
+    pub(super) fn run(&self) -> Result<(), CliError> {
+        if self.names.is_empty() {
+            return Err(CliError::Refused("name the topics to delete".to_owned()));
+        }
+        if !self.yes && stdin().is_terminal() && stderr().is_terminal() && !self.confirmed()? {
+            return Err(CliError::Refused("nothing was deleted".to_owned()));
+        }
+        let names: Vec<&str> = self.names.iter().map(String::as_str).collect();
+        let outcomes = connect(&self.bootstrap)?.delete_topics(&names)?;
+        let tolerated = self.if_exists.then_some(ErrorCode::UnknownTopicOrPartition);
+        for name in check(outcomes, tolerated)? {
+            eprintln!("topic {name} deleted");
+        }
+        Ok(())
+    }
+
+    fn confirmed(&self) -> Result<bool, CliError> {
+        eprint!("delete {} and all records? [y/N] ", self.names.join(", "));
+        let mut answer = String::new();
+        stdin()
+            .lock()
+            .read_line(&mut answer)
+            .map_err(CliError::Input)?;
+        Ok(is_yes(&answer))
+    }
+}
+
+fn is_yes(answer: &str) -> bool {
+    matches!(answer.trim().to_lowercase().as_str(), "y" | "yes")
+}
+
+/// The names it worked for; the first refusal that isn't tolerated.
+fn check(outcomes: Vec<Outcome>, tolerated: Option<ErrorCode>) -> Result<Vec<String>, CliError> {
+    let mut done = Vec::new();
+    for (what, outcome) in outcomes {
+        match outcome {
+            Ok(()) => done.push(what),
+            Err(refusal) if Some(refusal.code) == tolerated => {}
+            Err(refusal) => return Err(ClientError::Refused { what, refusal }.into()),
+        }
+    }
+    Ok(done)
+}
+
+#[cfg(test)]
+mod tests {
+    use streambus_client::error::Refusal;
+
+    use super::*;
+
+    #[test]
+    fn only_the_named_refusal_is_tolerated() {
+        // Proves: --if-not-exists forgives exactly one code.
+        let refused = |code| {
+            vec![
+                ("a".to_owned(), Ok(())),
+                (
+                    "b".to_owned(),
+                    Err(Refusal {
+                        code,
+                        message: None,
+                    }),
+                ),
+            ]
+        };
+        let tolerated = Some(ErrorCode::TopicAlreadyExists);
+        assert_eq!(
+            check(refused(ErrorCode::TopicAlreadyExists), tolerated).unwrap(),
+            ["a"]
+        );
+        assert!(check(refused(ErrorCode::TopicAlreadyExists), None).is_err());
+        assert!(check(refused(ErrorCode::InvalidPartitions), tolerated).is_err());
+    }
+
+    #[test]
+    fn only_a_clear_yes_deletes() {
+        // Proves: an empty or unclear answer keeps the records.
+        for (answer, wanted) in [
+            ("y\n", true),
+            ("YES\n", true),
+            ("\n", false),
+            ("yep\n", false),
+        ] {
+            assert_eq!(is_yes(answer), wanted, "{answer}");
+        }
+    }
+}
