@@ -162,6 +162,8 @@ impl BlockingConsumer<'_> {
             return Ok(None);
         }
         let mut awaited = Vec::new();
+        // A failure is told only after every answer was taken: none may stay behind on its link.
+        let mut failure = None;
         for (broker, partitions) in fetches {
             let request = self.request(&partitions);
             match self
@@ -169,11 +171,10 @@ impl BlockingConsumer<'_> {
                 .on_link(Some(broker), |link| link.send(&request, &[]))
             {
                 Ok(id) => awaited.push((broker, id, partitions)),
-                Err(error) => self.lost(&partitions, error)?,
+                Err(error) => failure = self.lost(&partitions, error).err().or(failure),
             }
         }
         let mut count = 0;
-        let mut failure = None;
         for (broker, id, partitions) in awaited {
             let reply = self
                 .client

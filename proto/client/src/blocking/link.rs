@@ -28,8 +28,9 @@ pub(super) struct Link {
     versions: Versions,
     client_id: String,
     clock: Clock,
-    /// Answers that came while another was waited for.
+    /// Answers that came while another was waited for, in the order they came.
     early: VecDeque<Answer>,
+    early_max: usize,
 }
 
 /// The version of `ApiVersions` asked first: known to brokers since 2.4, and the first that says
@@ -51,6 +52,7 @@ impl Link {
             client_id: config.client_id.clone(),
             clock,
             early: VecDeque::new(),
+            early_max: config.connection.in_flight_max,
         };
         link.versions = link.ask_versions()?;
         Ok(link)
@@ -174,9 +176,22 @@ impl Link {
             if answer.request.correlation_id == correlation_id {
                 return Ok(Reply::new(answer));
             }
-            // Bounded by the requests that may be under way.
-            self.early.push_back(answer);
+            self.keep(answer);
         }
+    }
+
+    /// Keeps an answer for whoever waits for it. As many are wanted as were under way at once; what
+    /// is older was left behind by somebody who went away, such as a producer that was dropped.
+    fn keep(&mut self, answer: Answer) {
+        if self.early.len() >= self.early_max {
+            self.early.pop_front();
+        }
+        self.early.push_back(answer);
+    }
+
+    #[cfg(test)]
+    pub(super) fn early_len(&self) -> usize {
+        self.early.len()
     }
 
     /// Takes the answer with this id if it has come.
@@ -186,7 +201,7 @@ impl Link {
     ) -> Result<Option<Reply<R>>, ClientError> {
         loop {
             while let Some(answer) = self.connection.take_answer()? {
-                self.early.push_back(answer);
+                self.keep(answer);
             }
             let wanted = |answer: &Answer| answer.request.correlation_id == correlation_id;
             if let Some(place) = self.early.iter().position(wanted) {

@@ -255,6 +255,41 @@ fn a_refusal_that_names_the_new_leader_is_followed() {
 }
 
 #[test]
+fn producers_that_are_dropped_leave_a_bounded_trace() {
+    // Answers that nobody takes are kept up to a bound, and never taken for another's.
+    let (listener, address) = listen();
+    let script = move |header: &RequestHeader<'_>, _: &[u8]| match api(header) {
+        ApiKey::ApiVersions => versions(header),
+        ApiKey::Metadata => metadata(header, &[address], 1, 0),
+        _ => produced(header, ErrorCode::None, -1, -1),
+    };
+    serve(listener, Box::new(script));
+    let mut config = config();
+    config.connection.in_flight_max = 3;
+    let mut client = Client::connect(&address.to_string(), config).unwrap();
+    let plain = ProducerConfig {
+        idempotent: false,
+        linger_ms: 0,
+        ..ProducerConfig::default()
+    };
+    let partition = TopicPartition::new("t", 0);
+    let batch = streambus_proto::records::BatchBuilder::new(Codec::None).build();
+    for _ in 0..10 {
+        let mut producer = client.producer(plain);
+        producer.send(&partition, None, b"v").unwrap();
+        producer.poll().unwrap();
+        assert!(
+            client
+                .produce_batch(&partition, &batch, Acks::All)
+                .unwrap()
+                .is_some()
+        );
+    }
+    let link = client.links.get(&BrokerId(1)).unwrap();
+    assert!(link.early_len() <= 3);
+}
+
+#[test]
 fn a_broker_that_does_not_know_our_version_is_asked_in_its_own() {
     // An old broker answers an unknown version of ApiVersions in version 0: ask again so.
     let (listener, address) = listen();
