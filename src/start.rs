@@ -9,6 +9,7 @@ use streambus::{
 };
 use streambus_cli::output::print;
 use streambus_ops::logs;
+use streambus_shards::catch_stop_signals;
 
 /// The settings file that is read when none is named and it is there.
 const SETTINGS_FILE: &str = "streambus.toml";
@@ -137,6 +138,8 @@ impl Start {
             LogFormat::Text => logs::Format::Text,
             LogFormat::Json => logs::Format::Json,
         };
+        // Before the log's thread, which would otherwise let a signal end the process.
+        catch_stop_signals().map_err(|error| format!("signals can't be caught: {error}"))?;
         let log = logs::start(&config.log.level, format).map_err(|error| error.to_string())?;
         let ran = node::run(config, Some(log.dropped()), |ready| {
             // Nobody reads standard output: no reason to stop serving.

@@ -189,7 +189,8 @@ impl std::os::fd::AsRawFd for SignalFd {
 }
 
 /// Turns SIGINT and SIGTERM into something [`stop_requested`] can wait for. Call before any thread
-/// is started, since threads inherit which signals are blocked.
+/// is started, since threads inherit which signals are blocked: one that does not have them blocked
+/// would let them end the process at once. Calling it again changes nothing.
 ///
 /// # Errors
 /// What the kernel says.
@@ -206,6 +207,9 @@ pub fn catch_stop_signals() -> io::Result<()> {
     if unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) } != 0
     {
         return Err(io::Error::last_os_error());
+    }
+    if SIGNALS.get().is_some() {
+        return Ok(());
     }
     // SAFETY: the set is initialised.
     let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };

@@ -50,11 +50,10 @@ impl Create {
         };
         let mut client = connect(&self.bootstrap)?;
         let outcomes = client.create_topics(std::slice::from_ref(&new), false)?;
-        let made = check(
-            outcomes,
-            self.if_not_exists.then_some(ErrorCode::TopicAlreadyExists),
-        )?;
-        if made.is_empty() {
+        let tolerated = self.if_not_exists.then_some(ErrorCode::TopicAlreadyExists);
+        let mut made = false;
+        check(outcomes, tolerated, |_| made = true)?;
+        if !made {
             eprintln!("topic {} was there already", self.name);
             return Ok(());
         }
@@ -149,10 +148,9 @@ impl Delete {
         let names: Vec<&str> = self.names.iter().map(String::as_str).collect();
         let outcomes = connect(&self.bootstrap)?.delete_topics(&names)?;
         let tolerated = self.if_exists.then_some(ErrorCode::UnknownTopicOrPartition);
-        for name in check(outcomes, tolerated)? {
-            eprintln!("topic {name} deleted");
-        }
-        Ok(())
+        check(outcomes, tolerated, |name| {
+            eprintln!("topic {name} deleted")
+        })
     }
 
     fn confirmed(&self) -> Result<bool, CliError> {
@@ -170,17 +168,24 @@ fn is_yes(answer: &str) -> bool {
     matches!(answer.trim().to_lowercase().as_str(), "y" | "yes")
 }
 
-/// The names it worked for; the first refusal that isn't tolerated.
-fn check(outcomes: Vec<Outcome>, tolerated: Option<ErrorCode>) -> Result<Vec<String>, CliError> {
-    let mut done = Vec::new();
+/// Tells of each name it worked for; then the first refusal that isn't
+/// tolerated.
+fn check(
+    outcomes: Vec<Outcome>,
+    tolerated: Option<ErrorCode>,
+    mut done: impl FnMut(&str),
+) -> Result<(), CliError> {
+    let mut refused = None;
     for (what, outcome) in outcomes {
         match outcome {
-            Ok(()) => done.push(what),
+            Ok(()) => done(&what),
             Err(refusal) if Some(refusal.code) == tolerated => {}
-            Err(refusal) => return Err(ClientError::Refused { what, refusal }.into()),
+            Err(refusal) => {
+                refused.get_or_insert(ClientError::Refused { what, refusal });
+            }
         }
     }
-    Ok(done)
+    refused.map_or(Ok(()), |error| Err(error.into()))
 }
 
 #[cfg(test)]
@@ -191,26 +196,31 @@ mod tests {
 
     #[test]
     fn only_the_named_refusal_is_tolerated() {
-        // Proves: --if-not-exists forgives exactly one code.
-        let refused = |code| {
-            vec![
-                ("a".to_owned(), Ok(())),
-                (
-                    "b".to_owned(),
-                    Err(Refusal {
-                        code,
-                        message: None,
-                    }),
-                ),
-            ]
+        // Proves: --if-not-exists forgives exactly one code, and what worked is told all the same.
+        let checked = |code, tolerated| {
+            let refusal = Refusal {
+                code,
+                message: None,
+            };
+            let outcomes = vec![("b".to_owned(), Err(refusal)), ("a".to_owned(), Ok(()))];
+            let mut done = Vec::new();
+            let result = check(outcomes, tolerated, |name| done.push(name.to_owned()));
+            (result.is_ok(), done)
         };
         let tolerated = Some(ErrorCode::TopicAlreadyExists);
+        let names = vec!["a".to_owned()];
         assert_eq!(
-            check(refused(ErrorCode::TopicAlreadyExists), tolerated).unwrap(),
-            ["a"]
+            checked(ErrorCode::TopicAlreadyExists, tolerated),
+            (true, names.clone())
         );
-        assert!(check(refused(ErrorCode::TopicAlreadyExists), None).is_err());
-        assert!(check(refused(ErrorCode::InvalidPartitions), tolerated).is_err());
+        assert_eq!(
+            checked(ErrorCode::TopicAlreadyExists, None),
+            (false, names.clone())
+        );
+        assert_eq!(
+            checked(ErrorCode::InvalidPartitions, tolerated),
+            (false, names)
+        );
     }
 
     #[test]
