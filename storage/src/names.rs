@@ -4,7 +4,7 @@
 //! MANIFEST                   what is on disk; swapped by rename
 //! wal-<epoch, 16 hex>.log    a WAL file under its current epoch; renamed when it is recycled
 //! table-<id, 16 hex>.tbl     a sorted table, never changed once it has this name
-//! *.new                      written, not yet synced and renamed: incomplete by construction
+//! *.new                      incomplete, unless it is a table that the manifest names
 //! quarantine/                what the lane found and did not know
 //! ```
 

@@ -92,12 +92,24 @@ impl Lane {
             (state.kept_of(table), live.sequence_end)
         };
         let id = self.take_table_id();
-        let rewritten = self.write_kept(id, table, &kept, sequence_end).await;
-        if rewritten.is_err() {
-            self.abandon_tables(&[id]).await;
+        let written = self.write_kept(id, table, &kept, sequence_end).await;
+        let entry = match written {
+            Ok(entry) => entry,
+            Err(error) => {
+                self.abandon_tables(&[id]).await;
+                return Err(error);
+            }
+        };
+        let named = self.name_tables(&[entry]).await?;
+        let mut state = self.state.borrow_mut();
+        state.stats.rewritten_bytes += entry.file_bytes;
+        for new in named {
+            state.replace_table(table, &new, sequence_end);
         }
-        rewritten
+        Ok(())
     }
+
+    /// Writes what is kept into table `id` and swaps the manifest.
 
     async fn write_kept(
         &self,
@@ -105,7 +117,7 @@ impl Lane {
         table: &Rc<Table>,
         kept: &[Kept],
         sequence_end: u64,
-    ) -> Result<(), StorageError> {
+    ) -> Result<TableEntry, StorageError> {
         let config = self.state.borrow().config.clone();
         let bytes = kept.iter().map(|kept| table.part(kept.part).bytes).sum();
         let mut writer = TableWriter::create(&self.dir, self.nonce, id, bytes, &config).await?;
@@ -118,7 +130,6 @@ impl Lane {
             file_bytes,
             sequence_end,
         };
-        let named = self.name_tables(&[entry]).await?;
         let manifest = {
             let state = self.state.borrow();
             let mut manifest = state.manifest(state.floor, &[entry]);
@@ -127,12 +138,7 @@ impl Lane {
             manifest
         };
         self.write_manifest(&manifest).await?;
-        let mut state = self.state.borrow_mut();
-        state.stats.rewritten_bytes += file_bytes;
-        for new in named {
-            state.replace_table(table, &new, sequence_end);
-        }
-        Ok(())
+        Ok(entry)
     }
 }
 

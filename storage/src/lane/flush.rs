@@ -1,8 +1,10 @@
 //! Turns frozen memtables into tables, and swaps the manifest.
 //!
-//! Order, and why: tables written and synced under temporary names; renamed; the directory synced
-//! with the new manifest; only then do memtable and WAL files go. A crash at any step leaves the
-//! old manifest, and a WAL that still holds everything that it does not name.
+//! Order, and why: tables written and synced under temporary names; the directory synced; the
+//! manifest swapped; the tables renamed; only then do memtable and WAL files go. A crash before
+//! the swap leaves the old manifest, a WAL that still holds everything that it does not name, and
+//! files whose names say that nobody needs them; a crash after it leaves tables that are found
+//! under their temporary names. No step leaves a file that might be somebody's.
 
 use std::path::Path;
 use std::rc::Rc;
@@ -126,11 +128,11 @@ impl Lane {
             });
             self.state.borrow_mut().stats.flushed_bytes += file_bytes;
         }
-        let tables = self.name_tables(&entries).await?;
         let floor = memtable.wal_end.expect("frozen memtables know their end");
         let manifest = self.state.borrow().manifest(floor, &entries);
         self.write_manifest(&manifest).await?;
-        ids.clear();
+        ids.clear(); // They are the lane's now, and no longer to be abandoned.
+        let tables = self.name_tables(&entries).await?;
         self.install(&tables, &entries);
         self.state.borrow_mut().flushed(floor);
         self.space_came_back();
@@ -172,8 +174,9 @@ impl Lane {
         writer.finish().await
     }
 
-    /// Gives written tables their names and opens them. The directory is synced by the manifest
-    /// that names them.
+    /// Gives the tables that the manifest names now their names, and opens them.
+    ///
+    /// No error here can be mended by trying again: the manifest is out.
     pub(super) async fn name_tables(
         &self,
         entries: &[TableEntry],
@@ -181,7 +184,10 @@ impl Lane {
         let mut tables = Vec::with_capacity(entries.len());
         for entry in entries {
             let path = self.dir.join(names::table(entry.id));
-            let failed = |source| StorageError::disk(&path, source);
+            let failed = |source| StorageError::Disk {
+                file: path.clone(),
+                source,
+            };
             let unnamed = self.dir.join(names::table_new(entry.id));
             disk::rename(&unnamed, &path).await.map_err(failed)?;
             let opened = Table::open(&self.dir, entry.id, self.nonce, entry.file_bytes).await?;
@@ -231,11 +237,6 @@ impl Lane {
     pub(super) async fn abandon_tables(&self, ids: &[u64]) {
         for id in ids {
             TableWriter::abandon(&self.dir, *id).await;
-            // It may have got its name already.
-            let path = self.dir.join(names::table(*id));
-            if let Err(error) = disk::remove_file(&path).await {
-                tracing::debug!(file = %path.display(), %error, "an abandoned table was not there");
-            }
         }
     }
 
@@ -261,8 +262,8 @@ impl Lane {
 
 /// Writes `MANIFEST.new`, syncs it, renames it over `MANIFEST`; returns its bytes.
 ///
-/// The directory is synced twice: before the rename, so that the tables which the manifest names
-/// are found; after it, so that the manifest is.
+/// The directory is synced twice: before the rename, so that the new tables which the manifest
+/// names are found; after it, so that the manifest is.
 pub(super) async fn write_manifest(dir: &Path, manifest: &Manifest) -> Result<u64, StorageError> {
     let encoded = manifest.encode();
     let unfinished = dir.join(names::MANIFEST_NEW);

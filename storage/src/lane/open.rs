@@ -92,8 +92,9 @@ impl Lane {
         config: LaneConfig,
     ) -> Result<(Rc<Lane>, Recovery), StorageError> {
         config.validate()?;
-        let listing = list(dir).await?;
+        let mut listing = list(dir).await?;
         let manifest = read_manifest(dir, &listing).await?;
+        name_tables(dir, &mut listing, &manifest).await?;
         let nonce = Nonce(manifest.nonce);
         let files = WalFiles::new(dir, nonce, &config);
         let (wal, lengths) = open_wal(&files, &listing, &manifest).await?;
@@ -174,6 +175,30 @@ async fn read_manifest(dir: &Path, listing: &Listing) -> Result<Manifest, Storag
         },
         ManifestError::Damaged => StorageError::corrupt(&path, 0, "the manifest does not verify"),
     })
+}
+
+/// Gives tables that the manifest names their names: a crash came in between.
+async fn name_tables(
+    dir: &Path,
+    listing: &mut Listing,
+    manifest: &Manifest,
+) -> Result<(), StorageError> {
+    for entry in &manifest.tables {
+        let unnamed = names::table_new(entry.id);
+        let named = listing.tables.contains(&entry.id);
+        if let Some(at) = listing
+            .incomplete
+            .iter()
+            .position(|name| !named && *name == unnamed)
+        {
+            let path = dir.join(names::table(entry.id));
+            let renamed = disk::rename(&dir.join(&unnamed), &path).await;
+            renamed.map_err(|source| StorageError::disk(&path, source))?;
+            listing.incomplete.swap_remove(at);
+            listing.tables.push(entry.id);
+        }
+    }
+    Ok(())
 }
 
 type WalOpened = (BTreeMap<u64, Rc<File>>, BTreeMap<u64, u64>);
@@ -387,6 +412,7 @@ impl Opening {
             Some(slot) => slot,
             None => self.state.insert(Partition::new(key, sequence)),
         };
+        let floor = self.state.floor.sequence;
         let State {
             partitions, active, ..
         } = &mut self.state;
@@ -400,7 +426,7 @@ impl Opening {
         let follows = info.base_offset == partition.log_end;
         let below_start = info.base_offset > partition.log_end
             && info.base_offset <= partition.log_start.max(partition.log_end);
-        let unknown = empty && partition.created_sequence == sequence;
+        let unknown = empty && partition.created_sequence >= floor;
         if !follows && !below_start && !unknown {
             return Err("a batch's offset does not follow the one before");
         }

@@ -72,7 +72,7 @@ pub(super) fn small() -> LaneConfig {
 }
 
 pub(super) async fn started(dir: &Path, config: LaneConfig) -> (Rc<Lane>, Rc<Owner>, Recovery) {
-    let (lane, recovery) = Lane::open(dir, config).await.unwrap();
+    let (lane, recovery) = Lane::open(dir, config).await.expect("the lane opens");
     let owner = Rc::new(Owner::default());
     lane.start(Rc::clone(&owner) as Rc<dyn LaneObserver>);
     (lane, owner, recovery)

@@ -213,8 +213,9 @@ fn run_seed(seed: u64) {
                 let reopened = started(&at, small()).await;
                 (lane, owner) = (reopened.0, reopened.1);
                 world.reopened(&reopened.2, &ends);
+                // No crash makes files that nobody dares to delete.
                 assert!(
-                    reopened.2.quarantined.len() < 4,
+                    reopened.2.quarantined.is_empty(),
                     "seed {seed}: {:?}",
                     reopened.2
                 );
@@ -243,7 +244,7 @@ fn run_seed(seed: u64) {
 fn random_operations_with_restarts_and_crashes_match_the_reference() {
     // Proves that reads return exactly what was appended and kept, through flushes, recycling,
     // rewrites, clean restarts and crashes at arbitrary moments; durable batches are never lost.
-    for seed in 0..8 {
+    for seed in 0..10 {
         run_seed(seed);
     }
 }
