@@ -26,6 +26,7 @@ fn main() {
     }
     let mut keys = String::new();
     generator::emit::apis(&mut keys, &apis);
+    generator::emit::every_message(&mut keys, &apis);
     let out = env::var("OUT_DIR").expect("cargo sets OUT_DIR");
     fs::write(Path::new(&out).join("messages.rs"), messages).expect("OUT_DIR is writable");
     fs::write(Path::new(&out).join("apis.rs"), keys).expect("OUT_DIR is writable");

@@ -64,6 +64,21 @@ pub(crate) fn apis(out: &mut String, apis: &[Api]) {
     out.push_str("        }\n    }\n}\n");
 }
 
+/// The macro that hands the names of all messages to another.
+pub(crate) fn every_message(out: &mut String, apis: &[Api]) {
+    out.push_str(
+        "/// Calls a macro with the name of every message, requests and responses, by key: for tests and fuzzers,\n\
+         /// which must not forget one.\n#[macro_export]\nmacro_rules! every_message {\n    ($then:ident) => {\n        $then! {\n",
+    );
+    for Api {
+        request, response, ..
+    } in apis
+    {
+        let _ = writeln!(out, "            {} {}", request.name, response.name);
+    }
+    out.push_str("        }\n    };\n}\n");
+}
+
 /// `snake_case` of a CamelCase name.
 pub(crate) fn snake(name: &str) -> String {
     let letters: Vec<char> = name.chars().collect();
