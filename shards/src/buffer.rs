@@ -18,8 +18,9 @@ use std::sync::Arc;
 /// bytes; 4,096 is right for all of them.
 pub const BLOCK_BYTES: usize = 4_096;
 
-/// Sizes that are pooled, and how many free ones of each a thread keeps: 16 + 8 + 16 MiB at most.
-const POOLED: [(usize, usize); 3] = [(64 << 10, 256), (256 << 10, 32), (1 << 20, 16)];
+/// Sizes that are pooled, and how many free ones of each a thread keeps: 16 + 8 + 128 MiB at most. The last
+/// is the memory of two of a lane's memtables: a flush gives it back at once, and the next appends take it again.
+const POOLED: [(usize, usize); 3] = [(64 << 10, 256), (256 << 10, 32), (1 << 20, 128)];
 
 thread_local! {
     static POOL: RefCell<[Vec<NonNull<u8>>; POOLED.len()]> =

@@ -19,6 +19,9 @@ use crate::table::reader::Table;
 /// core's consumers catch up on at a time.
 const READS_REMEMBERED_MAX: usize = 256;
 
+/// At least this much is read ahead: a read of the size that consumers ask for by default.
+const READ_AHEAD_BYTES_MIN: u64 = 1 << 20;
+
 /// What the reads of a lane came to.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct ReadCounts {
@@ -102,10 +105,8 @@ impl ReadAhead {
             .runs
             .borrow_mut()
             .note_read(table.id(), read, part.start);
-        let next = read.end
-            ..part
-                .end
-                .min(read.end + (read.end - read.start).max(1 << 20));
+        let length = (read.end - read.start).max(READ_AHEAD_BYTES_MIN);
+        let next = read.end..part.end.min(table.block_start(read.end) + length);
         if !sequential || next.is_empty() || self.bytes_max == 0 {
             return;
         }

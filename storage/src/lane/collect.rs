@@ -31,14 +31,22 @@ struct Kept {
 impl Lane {
     /// Does the next thing that frees space; says whether there was one.
     pub(super) async fn collect(&self) -> Result<bool, StorageError> {
-        let dead = self.take_dead_tables();
-        if !dead.is_empty() {
-            self.drop_tables(dead).await?;
+        if self.collect_dead().await? {
             return Ok(true);
         }
         let worst = self.state.borrow().table_to_rewrite();
         let Some(table) = worst else { return Ok(false) };
         self.rewrite(&table).await?;
+        Ok(true)
+    }
+
+    /// Removes tables that no partition needs; says whether there were any.
+    pub(super) async fn collect_dead(&self) -> Result<bool, StorageError> {
+        let dead = self.take_dead_tables();
+        if dead.is_empty() {
+            return Ok(false);
+        }
+        self.drop_tables(dead).await?;
         Ok(true)
     }
 
@@ -110,7 +118,6 @@ impl Lane {
     }
 
     /// Writes what is kept into table `id` and swaps the manifest.
-
     async fn write_kept(
         &self,
         id: u64,

@@ -43,11 +43,14 @@ pub(super) async fn keep(lane: Rc<Lane>) {
         match done {
             Ok(true) => {}
             Ok(false) => lane.keeper_wake.notified().await,
-            Err(error) if error.is_no_space() => lane.wait_for_space(&error).await,
-            Err(error) => {
-                lane.fail(&error);
-                return;
-            }
+            Err(error) if error.is_no_space() => match lane.collect_dead().await {
+                // What was dead may be what filled the disk: try again.
+                Ok(true) => {}
+                Ok(false) => lane.wait_for_space(&error).await,
+                Err(again) if again.is_no_space() => lane.wait_for_space(&error).await,
+                Err(error) => return lane.fail(&error),
+            },
+            Err(error) => return lane.fail(&error),
         }
     }
 }

@@ -281,7 +281,7 @@ impl ColdRead {
         wanted: Wanted,
     ) -> Result<Option<TableRead>, StorageError> {
         let (table, part) = (&range.table, range.part());
-        let mut span = Table::range_for(part, wanted);
+        let mut span = table.range_for(part, wanted);
         loop {
             let bytes = self.lane.read_ahead.fetch(table, span.clone()).await?;
             match Table::pick(part, &bytes, span.start, wanted) {

@@ -99,9 +99,8 @@ impl Table {
     /// The blocks that hold `range`, as bytes of the table.
     pub(crate) fn blocks_of(&self, range: &Range<u64>) -> Range<u64> {
         let block = self.footer.block_bytes as u64;
-        let start = range.start / block * block;
         let end = range.end.div_ceil(block) * block;
-        start..end.min(self.footer.data_bytes)
+        self.block_start(range.start)..end.min(self.footer.data_bytes)
     }
 
     /// Reads whole blocks and verifies each.
@@ -146,14 +145,19 @@ impl Table {
         Ok(bytes)
     }
 
-    /// Where to read so that the batch at `from` and `max_bytes` from there on are in it.
-    pub(crate) fn range_for(part: &TablePart, wanted: Wanted) -> Range<u64> {
+    /// Where to read so that the batch at `from` is in it, and about `max_bytes` from there on:
+    /// as many whole blocks as `max_bytes` are, so that a read of 1 MiB is 1 MiB of pooled memory.
+    pub(crate) fn range_for(&self, part: &TablePart, wanted: Wanted) -> Range<u64> {
         let (at, entry) = part.index_before(wanted.from);
         let end = part.position + part.bytes;
-        let enough = part
-            .stride_end(at)
-            .max(entry.position + wanted.max_bytes as u64);
-        entry.position..enough.min(end)
+        let blocks_end = self.block_start(entry.position) + wanted.max_bytes as u64;
+        entry.position..part.stride_end(at).max(blocks_end).min(end)
+    }
+
+    /// Where the block begins that holds `position`.
+    pub(crate) fn block_start(&self, position: u64) -> u64 {
+        let block = self.footer.block_bytes as u64;
+        position / block * block
     }
 
     /// Picks the wanted batches out of `bytes`, which lie at `position` of the part and begin with

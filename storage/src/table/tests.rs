@@ -78,7 +78,7 @@ async fn write_table(dir: &Path, id: u64) -> (Table, Vec<(PartitionKey, Vec<MemB
 
 async fn read(table: &Table, part: usize, wanted: Wanted) -> Option<(Vec<u8>, Offset)> {
     let part = table.part(part);
-    let mut span = Table::range_for(part, wanted);
+    let mut span = table.range_for(part, wanted);
     loop {
         let blocks = table.blocks_of(&span);
         let start = usize::try_from(span.start - blocks.start).unwrap();
