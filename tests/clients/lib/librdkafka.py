@@ -16,6 +16,7 @@ TEST_TIMEOUT_S = 150
 TESTS_AT_ONCE = 3
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 SUMMARY = re.compile(r"^\| *(\d{4}\S*) +\| +(PASSED|FAILED|SKIPPED|RUNNING) +\| +([\d.]+)s +\| ?(.*)$", re.M)
+FAILURE = re.compile(r'^### Test "\d{4}.*\n(.*)$', re.M)
 SUBTEST_PASSED = re.compile(r"\[ (.*): PASS .*\]")
 
 
@@ -71,7 +72,8 @@ def judge(name, part, code, text):
     if failed:
         return Outcome(name, "FAIL", "; ".join(row[3].strip() or row[1].lower() for row in failed))
     if code != 0:
-        return Outcome(name, "FAIL", f"the runner ended with code {code}")
+        told = FAILURE.findall(text)
+        return Outcome(name, "FAIL", told[0][:300] if told else f"the runner ended with code {code}")
     if not ran:
         return Outcome(name, "FAIL", "the runner chose no test")
     if part and not any(part in done for done in SUBTEST_PASSED.findall(text)):
