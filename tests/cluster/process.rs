@@ -1,0 +1,120 @@
+//! A broker in a process of its own, so that a test can kill it.
+//!
+//! `cargo test` builds no `streambus` binary for another crate's tests. So the test binary runs itself
+//! again and names one of its tests, [`PROCESS_TEST`]; in that process the test is the broker.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use streambus::config::{Config, Sources};
+use streambus::node;
+
+/// The test that is the broker when [`DATA_DIR`] is set.
+const PROCESS_TEST: &str = "process::is_the_broker_when_asked";
+/// Where that broker keeps its data. Its presence makes the process a broker.
+const DATA_DIR: &str = "STREAMBUS_DATA__DIR";
+/// What the broker prints before its addresses once it serves.
+const READY: &str = "broker ready at ";
+
+#[test]
+fn is_the_broker_when_asked() {
+    // Proves nothing by itself: it is the process that the other tests start.
+    if std::env::var_os(DATA_DIR).is_none() {
+        return;
+    }
+    let sources = Sources { variables: std::env::vars().collect(), ..Sources::default() };
+    let config = Config::load(&sources).unwrap().config;
+    let ended = node::run(config, None, |ready| {
+        let address = |name: &str| {
+            ready.listeners.iter().find(|listener| listener.name == name).unwrap().address
+        };
+        let admin = ready.admin.unwrap();
+        println!("{READY}{} {} {admin}", address("core"), address("node"));
+    });
+    if let Err(failed) = ended {
+        eprintln!("streambus: {failed}");
+        std::process::exit(1);
+    }
+}
+
+/// A running broker with a listener of each mode. Dropped, it is killed.
+pub(crate) struct Broker {
+    process: Child,
+    /// The bootstrap address of the listener that shows each core.
+    pub(crate) core: SocketAddr,
+    /// The bootstrap address of the listener that shows the node as one.
+    pub(crate) node: SocketAddr,
+    /// The admin address.
+    pub(crate) admin: SocketAddr,
+}
+
+/// The command that is a broker over `data_dir` with these settings besides.
+pub(crate) fn command(data_dir: &Path, settings: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args(["--exact", PROCESS_TEST, "--nocapture"])
+        .env(DATA_DIR, data_dir)
+        .envs([
+            ("STREAMBUS_NODE__CORES", "2"),
+            ("STREAMBUS_LISTENERS__CORE__PORT", "0"),
+            ("STREAMBUS_LISTENERS__NODE__PORT", "0"),
+            ("STREAMBUS_LISTENERS__NODE__ADVERTISE", "node"),
+            ("STREAMBUS_ADMIN__ADDRESS", "127.0.0.1:0"),
+            ("STREAMBUS_STORAGE__MIN_FREE_BYTES", "67108864"),
+            ("STREAMBUS_STORAGE__WAL_FILE_BYTES", "16777216"),
+            ("STREAMBUS_STORAGE__MEMTABLE_BYTES", "16777216"),
+        ])
+        .envs(settings.iter().copied())
+        .stdin(Stdio::null());
+    command
+}
+
+impl Broker {
+    /// Starts a broker on ports that the system chooses; returns when it serves.
+    pub(crate) fn start(data_dir: &Path, settings: &[(&str, &str)]) -> Self {
+        let mut process = command(data_dir, settings).stdout(Stdio::piped()).spawn().unwrap();
+        let output = BufReader::new(process.stdout.take().unwrap());
+        for line in output.lines() {
+            let line = line.unwrap();
+            // The test runner writes "test NAME ... " before it, on the same line.
+            if let Some((_, addresses)) = line.split_once(READY) {
+                let mut addresses = addresses.split(' ').map(|address| address.parse().unwrap());
+                let mut next = || addresses.next().unwrap();
+                return Self { process, core: next(), node: next(), admin: next() };
+            }
+        }
+        panic!("the broker ended before it was ready: {:?}", process.wait());
+    }
+
+    /// Ends the process as a crash does: no warning, no drain.
+    pub(crate) fn kill(mut self) {
+        self.end();
+    }
+
+    /// The process's id.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    fn end(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        if self.process.try_wait().unwrap().is_none() {
+            self.end();
+        }
+    }
+}
+
+/// Runs a broker that is expected to refuse to start.
+pub(crate) fn refused(data_dir: &Path, settings: &[(&str, &str)]) -> (Output, String) {
+    let output = command(data_dir, settings).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output, errors)
+}

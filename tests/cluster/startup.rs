@@ -1,0 +1,60 @@
+//! What a broker refuses before it writes anything, and that it says so in one line.
+
+use std::fs;
+use std::net::TcpListener;
+
+use crate::process::{Broker, refused};
+
+fn line_of(errors: &str) -> &str {
+    errors.lines().find(|line| line.starts_with("streambus: ")).unwrap_or_default()
+}
+
+#[test]
+fn busy_port_is_named_and_nothing_is_written() {
+    // Proves the refusal of a port that somebody listens on, before the directory is touched.
+    let home = tempfile::tempdir().unwrap();
+    let data = home.path().join("data");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let (output, errors) = refused(&data, &[("STREAMBUS_LISTENERS__CORE__PORT", port.as_str())]);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    let line = line_of(&errors);
+    assert!(line.contains(&port) && line.contains("another process"), "{errors}");
+    assert!(!data.exists(), "nothing was written");
+}
+
+#[test]
+fn second_broker_on_one_directory_is_refused_with_the_first_ones_process() {
+    // Proves the lock, and that the first goes on.
+    let home = tempfile::tempdir().unwrap();
+    let first = Broker::start(home.path(), &[]);
+    let (output, errors) = refused(home.path(), &[]);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(line_of(&errors).contains(&format!("process {}", first.id())), "{errors}");
+}
+
+#[test]
+fn directory_of_another_node_is_refused_with_the_remedy() {
+    // Proves fault row 42 for the node id.
+    let home = tempfile::tempdir().unwrap();
+    Broker::start(home.path(), &[]).kill();
+    let (output, errors) = refused(home.path(), &[("STREAMBUS_NODE__ID", "7")]);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    let line = line_of(&errors);
+    assert!(line.contains("belongs to node 0") && line.contains("node.id=0"), "{errors}");
+}
+
+#[test]
+fn directory_of_another_version_is_refused_and_left_as_it_was() {
+    // Proves that a manifest of a format to come stops the start, and that its bytes stay.
+    let home = tempfile::tempdir().unwrap();
+    Broker::start(home.path(), &[]).kill();
+    let manifest = home.path().join("lane-0").join("MANIFEST");
+    let mut bytes = fs::read(&manifest).unwrap();
+    bytes.iter_mut().for_each(|byte| *byte = !*byte);
+    fs::write(&manifest, &bytes).unwrap();
+    let (output, errors) = refused(home.path(), &[]);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(line_of(&errors).contains("MANIFEST"), "{errors}");
+    assert_eq!(fs::read(&manifest).unwrap(), bytes);
+}
