@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
+use std::time::Duration;
 
 use glommio::io::PollableFd;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -202,11 +203,32 @@ impl Stream {
     }
 }
 
-/// Fails if somebody listens at this address already, even one who would share it.
+/// How long an address may stay taken after the process that had it was killed: the kernel ends the
+/// accepts that its `io_uring` had under way in its own time, and they hold the socket.
+const RELEASE_WAIT: Duration = Duration::from_secs(3);
+/// How long to wait between two looks.
+const RELEASE_LOOK: Duration = Duration::from_millis(20);
+
+/// Fails if somebody listens at this address, even one who would share it. Blocks for up to
+/// [`RELEASE_WAIT`] while it is taken: for start-up only.
 ///
 /// # Errors
 /// What the kernel says, above all `AddrInUse`.
 pub fn check_free(address: SocketAddr) -> io::Result<()> {
+    let began = crate::now();
+    loop {
+        match listen_once(address) {
+            Err(error)
+                if error.kind() == io::ErrorKind::AddrInUse && began.elapsed() < RELEASE_WAIT =>
+            {
+                std::thread::sleep(RELEASE_LOOK);
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+fn listen_once(address: SocketAddr) -> io::Result<()> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,

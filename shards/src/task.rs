@@ -39,8 +39,11 @@ const FOREGROUND_LATENCY: Duration = Duration::from_millis(5);
 /// first of them ran (`run_task_queues` then says that there were none), which happens when the
 /// thread is descheduled in between. Nothing but an event wakes it then, so there is one soon. A
 /// heartbeat may itself be what was not run; three in a row will not be.
-const HEARTBEATS: [Duration; 3] =
-    [Duration::from_millis(5), Duration::from_millis(7), Duration::from_millis(11)];
+const HEARTBEATS: [Duration; 3] = [
+    Duration::from_millis(5),
+    Duration::from_millis(7),
+    Duration::from_millis(11),
+];
 
 /// Makes this executor's queues. Called once, before its first task.
 pub(crate) fn create_queues() {

@@ -19,16 +19,28 @@ const KILLS: u64 = 6;
 /// Produces numbered values until the broker dies; returns those whose flush was acknowledged.
 fn produce_until_killed(bootstrap: String, first: u64, started: mpsc::Sender<()>) -> Vec<u64> {
     let mut acknowledged = Vec::new();
-    let Ok(mut client) = Client::connect(&bootstrap, ClientConfig::default()) else {
+    let patience = ClientConfig {
+        patience: Duration::from_secs(2),
+        ..ClientConfig::default()
+    };
+    let Ok(mut client) = Client::connect(&bootstrap, patience) else {
         return acknowledged;
     };
-    let mut producer = client.producer(ProducerConfig::default());
+    // The broker is killed: waiting for it to come back is not what is tested.
+    let config = ProducerConfig {
+        delivery_timeout_ms: 2_000,
+        ..ProducerConfig::default()
+    };
+    let mut producer = client.producer(config);
     for round in 0.. {
         let values: Vec<u64> = (0..40).map(|n| first + round * 40 + n).collect();
         for value in &values {
             let partition = i32::try_from(value % u64::try_from(PARTITIONS).unwrap()).unwrap();
             let to = TopicPartition::new("crash", partition);
-            if producer.send(&to, None, value.to_string().as_bytes()).is_err() {
+            if producer
+                .send(&to, None, value.to_string().as_bytes())
+                .is_err()
+            {
                 return acknowledged;
             }
         }
@@ -56,13 +68,23 @@ fn consume_all(bootstrap: &str) -> BTreeMap<u64, u32> {
         let got = consumer
             .poll(&mut |partition, _, record| {
                 let expected = next.entry(partition.clone()).or_insert(0);
-                assert_eq!(record.offset.0, *expected, "offsets of {partition} are dense");
+                assert_eq!(
+                    record.offset.0, *expected,
+                    "offsets of {partition} are dense"
+                );
                 *expected += 1;
-                let value = std::str::from_utf8(record.value.unwrap()).unwrap().parse().unwrap();
+                let value = std::str::from_utf8(record.value.unwrap())
+                    .unwrap()
+                    .parse()
+                    .unwrap();
                 *found.entry(value).or_insert(0) += 1;
             })
             .unwrap();
-        quiet = if got == 0 && consumer.at_end() { quiet + 1 } else { 0 };
+        quiet = if got == 0 && consumer.at_end() {
+            quiet + 1
+        } else {
+            0
+        };
     }
     found
 }
@@ -72,7 +94,10 @@ fn acknowledged_records_survive_kills_under_load() {
     // Proves the first promise: across kills at random moments nothing acknowledged is lost, and an
     // idempotent producer stores nothing twice.
     let home = tempfile::tempdir().unwrap();
-    let kills = std::env::var("STREAMBUS_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(KILLS);
+    let kills = std::env::var("STREAMBUS_KILLS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(KILLS);
     let mut acknowledged = Vec::new();
     for kill in 0..kills {
         let broker = Broker::start(home.path(), &[]);
@@ -82,7 +107,8 @@ fn acknowledged_records_survive_kills_under_load() {
             client.create_topic("crash", PARTITIONS, 1).unwrap();
         }
         let (started, producing) = mpsc::channel();
-        let producer = thread::spawn(move || produce_until_killed(bootstrap, kill * 10_000_000, started));
+        let producer =
+            thread::spawn(move || produce_until_killed(bootstrap, kill * 10_000_000, started));
         producing.recv().unwrap();
         // Some time into the load, another one each round: 7 and 97 have no common factor.
         thread::sleep(Duration::from_millis(30 + kill * 97 % 71));
@@ -91,9 +117,21 @@ fn acknowledged_records_survive_kills_under_load() {
     }
     let broker = Broker::start(home.path(), &[]);
     let found = consume_all(&broker.core.to_string());
-    assert!(acknowledged.len() > 100, "the load was real: {}", acknowledged.len());
-    let lost: Vec<_> = acknowledged.iter().filter(|value| !found.contains_key(value)).collect();
-    assert!(lost.is_empty(), "{} of {} lost: {lost:?}", lost.len(), acknowledged.len());
+    assert!(
+        acknowledged.len() > 100,
+        "the load was real: {}",
+        acknowledged.len()
+    );
+    let lost: Vec<_> = acknowledged
+        .iter()
+        .filter(|value| !found.contains_key(value))
+        .collect();
+    assert!(
+        lost.is_empty(),
+        "{} of {} lost: {lost:?}",
+        lost.len(),
+        acknowledged.len()
+    );
     let twice: Vec<_> = found.iter().filter(|(_, count)| **count > 1).collect();
     assert!(twice.is_empty(), "stored twice: {twice:?}");
 }

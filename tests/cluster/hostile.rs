@@ -31,8 +31,16 @@ fn serves(address: SocketAddr) {
 /// Resident memory of a process in bytes.
 fn resident(process: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1_024
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .unwrap();
+    line.split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse::<u64>()
+        .unwrap()
+        * 1_024
 }
 
 fn frame(body: &[u8]) -> Vec<u8> {
@@ -61,15 +69,25 @@ fn frames_that_no_client_sends_close_the_connection() {
         frame(&[0x7f, 0xff, 0, 0, 0, 0, 0, 1, 0xff, 0xff]),
         frame(&[0, 0, 0, 2, 0, 0, 0, 1, 0xff, 0xff]),
         metadata_with([0x7f, 0xff, 0xff, 0xff]),
-        frame(&[0, 3, 0, 9, 0, 0, 0, 7, 0xff, 0xff, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]),
+        frame(&[
+            0, 3, 0, 9, 0, 0, 0, 7, 0xff, 0xff, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+        ]),
     ];
     for (number, bytes) in cases.iter().enumerate() {
-        assert_eq!(exchange(broker.core, bytes), b"", "case {number} got an answer");
+        assert_eq!(
+            exchange(broker.core, bytes),
+            b"",
+            "case {number} got an answer"
+        );
     }
     serves(broker.core);
     let grown = resident(broker.id()).saturating_sub(before);
     // 64 KiB a connection, and what serving a client takes once.
-    assert!(grown < 8 << 20, "{grown} bytes more after {} hostile clients", cases.len());
+    assert!(
+        grown < 8 << 20,
+        "{grown} bytes more after {} hostile clients",
+        cases.len()
+    );
 }
 
 #[test]
@@ -79,12 +97,17 @@ fn version_that_is_too_new_is_answered_with_those_there_are() {
     let broker = Broker::start(home.path(), &[]);
     let mut stream = TcpStream::connect(broker.core).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.write_all(&frame(&[0, 18, 0, 99, 0, 0, 0, 5, 0xff, 0xff, 0])).unwrap();
+    stream
+        .write_all(&frame(&[0, 18, 0, 99, 0, 0, 0, 5, 0xff, 0xff, 0]))
+        .unwrap();
     let mut head = [0; 14];
     stream.read_exact(&mut head).unwrap();
     assert_eq!(head[4..8], [0, 0, 0, 5], "correlation id");
     assert_eq!(head[8..10], [0, 35], "UNSUPPORTED_VERSION");
-    assert!(i32::from_be_bytes(head[10..14].try_into().unwrap()) > 10, "the list of APIs");
+    assert!(
+        i32::from_be_bytes(head[10..14].try_into().unwrap()) > 10,
+        "the list of APIs"
+    );
 }
 
 #[test]
@@ -100,10 +123,19 @@ fn slow_and_silent_clients_are_closed_and_limits_hold() {
     let broker = Broker::start(home.path(), &settings);
     assert_eq!(exchange(broker.core, &[]), b"", "idle");
     assert_eq!(exchange(broker.core, &[0, 0, 1]), b"", "half a length");
-    assert_eq!(exchange(broker.core, &[0, 0, 1, 0, 0, 3]), b"", "half a request");
-    let held: Vec<TcpStream> =
-        (0..20).map(|_| TcpStream::connect(broker.core).unwrap()).collect();
-    assert_eq!(exchange(broker.core, &[]), b"", "the 21st is closed at once");
+    assert_eq!(
+        exchange(broker.core, &[0, 0, 1, 0, 0, 3]),
+        b"",
+        "half a request"
+    );
+    let held: Vec<TcpStream> = (0..20)
+        .map(|_| TcpStream::connect(broker.core).unwrap())
+        .collect();
+    assert_eq!(
+        exchange(broker.core, &[]),
+        b"",
+        "the 21st is closed at once"
+    );
     drop(held);
     // The broker sees the closes in its own time: ask until there is room, within the deadline.
     let deadline = std::time::Instant::now() + PATIENCE;

@@ -14,7 +14,9 @@ const PARTITIONS: i32 = 6;
 
 fn scrape(admin: SocketAddr) -> String {
     let mut stream = TcpStream::connect(admin).unwrap();
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").unwrap();
+    stream
+        .write_all(b"GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+        .unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
     text
@@ -23,7 +25,9 @@ fn scrape(admin: SocketAddr) -> String {
 /// The sum of a counter over all cores.
 fn counter(text: &str, name: &str) -> u64 {
     let lines = text.lines().filter(|line| line.starts_with(name));
-    lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as u64).sum()
+    lines
+        .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as u64)
+        .sum()
 }
 
 fn produce(bootstrap: SocketAddr, values: std::ops::Range<u32>) {
@@ -47,7 +51,11 @@ fn consume(bootstrap: SocketAddr) -> Vec<(i32, i64, Vec<u8>)> {
     while found.len() < 2_000 {
         consumer
             .poll(&mut |partition, _, record| {
-                found.push((partition.index, record.offset.0, record.value.unwrap().to_vec()));
+                found.push((
+                    partition.index,
+                    record.offset.0,
+                    record.value.unwrap().to_vec(),
+                ));
             })
             .unwrap();
     }
@@ -63,9 +71,18 @@ fn core_mode_makes_no_hop_and_both_modes_agree() {
     let broker = Broker::start(home.path(), &[]);
     let mut client = Client::connect(&broker.core.to_string(), ClientConfig::default()).unwrap();
     client.create_topic("both", PARTITIONS, 1).unwrap();
-    assert_eq!(client.metadata(None).unwrap().brokers.len(), 2, "each core is a broker");
-    let mut node_client = Client::connect(&broker.node.to_string(), ClientConfig::default()).unwrap();
-    assert_eq!(node_client.metadata(None).unwrap().brokers.len(), 1, "the node is one broker");
+    assert_eq!(
+        client.metadata(None).unwrap().brokers.len(),
+        2,
+        "each core is a broker"
+    );
+    let mut node_client =
+        Client::connect(&broker.node.to_string(), ClientConfig::default()).unwrap();
+    assert_eq!(
+        node_client.metadata(None).unwrap().brokers.len(),
+        1,
+        "the node is one broker"
+    );
     // Ids of producers and the topic's making went over the mesh: from here on only records do.
     produce(broker.core, 0..100);
     let hops = |text: &str| counter(text, "streambus_mesh_hops_total");
@@ -86,7 +103,10 @@ fn core_mode_makes_no_hop_and_both_modes_agree() {
     assert_eq!(by_core, 1_000);
     let before = hops(&scrape(broker.admin));
     produce(broker.node, 1_000..2_000);
-    assert!(settled(before) > before, "a client of the node listener needs hops");
+    assert!(
+        settled(before) > before,
+        "a client of the node listener needs hops"
+    );
     assert_eq!(consume(broker.core), consume(broker.node));
 }
 

@@ -24,11 +24,19 @@ fn is_the_broker_when_asked() {
     if std::env::var_os(DATA_DIR).is_none() {
         return;
     }
-    let sources = Sources { variables: std::env::vars().collect(), ..Sources::default() };
+    let sources = Sources {
+        variables: std::env::vars().collect(),
+        ..Sources::default()
+    };
     let config = Config::load(&sources).unwrap().config;
     let ended = node::run(config, None, |ready| {
         let address = |name: &str| {
-            ready.listeners.iter().find(|listener| listener.name == name).unwrap().address
+            ready
+                .listeners
+                .iter()
+                .find(|listener| listener.name == name)
+                .unwrap()
+                .address
         };
         let admin = ready.admin.unwrap();
         println!("{READY}{} {} {admin}", address("core"), address("node"));
@@ -74,7 +82,10 @@ pub(crate) fn command(data_dir: &Path, settings: &[(&str, &str)]) -> Command {
 impl Broker {
     /// Starts a broker on ports that the system chooses; returns when it serves.
     pub(crate) fn start(data_dir: &Path, settings: &[(&str, &str)]) -> Self {
-        let mut process = command(data_dir, settings).stdout(Stdio::piped()).spawn().unwrap();
+        let mut process = command(data_dir, settings)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         let output = BufReader::new(process.stdout.take().unwrap());
         for line in output.lines() {
             let line = line.unwrap();
@@ -82,7 +93,12 @@ impl Broker {
             if let Some((_, addresses)) = line.split_once(READY) {
                 let mut addresses = addresses.split(' ').map(|address| address.parse().unwrap());
                 let mut next = || addresses.next().unwrap();
-                return Self { process, core: next(), node: next(), admin: next() };
+                return Self {
+                    process,
+                    core: next(),
+                    node: next(),
+                    admin: next(),
+                };
             }
         }
         panic!("the broker ended before it was ready: {:?}", process.wait());

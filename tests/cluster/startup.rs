@@ -6,7 +6,10 @@ use std::net::TcpListener;
 use crate::process::{Broker, refused};
 
 fn line_of(errors: &str) -> &str {
-    errors.lines().find(|line| line.starts_with("streambus: ")).unwrap_or_default()
+    errors
+        .lines()
+        .find(|line| line.starts_with("streambus: "))
+        .unwrap_or_default()
 }
 
 #[test]
@@ -19,7 +22,10 @@ fn busy_port_is_named_and_nothing_is_written() {
     let (output, errors) = refused(&data, &[("STREAMBUS_LISTENERS__CORE__PORT", port.as_str())]);
     assert_eq!(output.status.code(), Some(1), "{errors}");
     let line = line_of(&errors);
-    assert!(line.contains(&port) && line.contains("another process"), "{errors}");
+    assert!(
+        line.contains(&port) && line.contains("another process"),
+        "{errors}"
+    );
     assert!(!data.exists(), "nothing was written");
 }
 
@@ -30,7 +36,10 @@ fn second_broker_on_one_directory_is_refused_with_the_first_ones_process() {
     let first = Broker::start(home.path(), &[]);
     let (output, errors) = refused(home.path(), &[]);
     assert_eq!(output.status.code(), Some(1), "{errors}");
-    assert!(line_of(&errors).contains(&format!("process {}", first.id())), "{errors}");
+    assert!(
+        line_of(&errors).contains(&format!("process {}", first.id())),
+        "{errors}"
+    );
 }
 
 #[test]
@@ -41,7 +50,10 @@ fn directory_of_another_node_is_refused_with_the_remedy() {
     let (output, errors) = refused(home.path(), &[("STREAMBUS_NODE__ID", "7")]);
     assert_eq!(output.status.code(), Some(1), "{errors}");
     let line = line_of(&errors);
-    assert!(line.contains("belongs to node 0") && line.contains("node.id=0"), "{errors}");
+    assert!(
+        line.contains("belongs to node 0") && line.contains("node.id=0"),
+        "{errors}"
+    );
 }
 
 #[test]
