@@ -6,7 +6,7 @@ use streambus_proto::error_code::ErrorCode;
 use streambus_proto::ids::{LeaderEpoch, Offset};
 use streambus_proto::records::{BatchView, DecompressLimits};
 use streambus_shards::{Buf, timeout};
-use streambus_storage::{PartitionKey, ReadPlan};
+use streambus_storage::{PartitionKey, ReadPlan, StorageError};
 
 use super::op::{EpochItem, FoundOffset, OffsetItem, ReadItem, ReadOutcome};
 use super::waiters::Waiter;
@@ -141,10 +141,12 @@ impl Shard {
             time if time >= 0 => time,
             _ => return Err(ErrorCode::InvalidRequest),
         };
-        let hit = lane
-            .offset_for_timestamp(item.key, sought)
-            .await
-            .map_err(|failed| error::of_storage(&failed))?;
+        let hit = match lane.offset_for_timestamp(item.key, sought).await {
+            Ok(hit) => hit,
+            // Never written to: the lane does not know it yet.
+            Err(StorageError::UnknownPartition(_)) => None,
+            Err(failed) => return Err(error::of_storage(&failed)),
+        };
         let Some(hit) = hit else { return Ok(none) };
         let (batch, _) =
             BatchView::split_first(&hit.batch).map_err(|_| ErrorCode::CorruptMessage)?;

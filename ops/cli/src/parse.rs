@@ -33,9 +33,9 @@ pub fn parse<T: TopLevelCommand>(
     let arguments = arguments
         .into_iter()
         .map(|argument| {
-            argument
-                .into_string()
-                .map_err(|bad| Stop::Usage(format!("{name}: argument {bad:?} is not UTF-8")))
+            argument.into_string().map_err(|bad| {
+                Stop::Usage(format!("{name}: argument {} is not UTF-8", bad.display()))
+            })
         })
         .collect::<Result<Vec<String>, Stop>>()?;
     let arguments = split_values(arguments);

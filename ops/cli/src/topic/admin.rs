@@ -149,7 +149,7 @@ impl Delete {
         let outcomes = connect(&self.bootstrap)?.delete_topics(&names)?;
         let tolerated = self.if_exists.then_some(ErrorCode::UnknownTopicOrPartition);
         check(outcomes, tolerated, |name| {
-            eprintln!("topic {name} deleted")
+            eprintln!("topic {name} deleted");
         })
     }
 

@@ -224,7 +224,12 @@ fn put_bytes(object: &mut Value, name: &str, bytes: Option<&[u8]>) {
         None => object[name] = Value::Null,
         Some(Ok(text)) => object[name] = text.into(),
         Some(Err(bytes)) => {
-            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            use std::fmt::Write;
+            let mut hex = String::with_capacity(2 * bytes.len());
+            for byte in bytes {
+                // Writing to a string does not fail.
+                let _ = write!(hex, "{byte:02x}");
+            }
             object[format!("{name}_hex")] = hex.into();
         }
     }
