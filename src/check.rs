@@ -228,20 +228,19 @@ async fn probe_disk(path: &Path) -> Result<(bool, Vec<u64>), String> {
         direct: true,
         ..OpenOptions::default()
     };
-    let (file, direct) = match File::open(path, direct).await {
-        Ok(file) => (file, true),
-        Err(_) => {
-            let plain = OpenOptions {
-                write: true,
-                ..OpenOptions::default()
-            };
-            (
-                File::open(path, plain)
-                    .await
-                    .map_err(|error| error.to_string())?,
-                false,
-            )
-        }
+    let (file, direct) = if let Ok(file) = File::open(path, direct).await {
+        (file, true)
+    } else {
+        let plain = OpenOptions {
+            write: true,
+            ..OpenOptions::default()
+        };
+        (
+            File::open(path, plain)
+                .await
+                .map_err(|error| error.to_string())?,
+            false,
+        )
     };
     let mut block = BufMut::with_capacity(BLOCK_BYTES);
     block.put_zeros(BLOCK_BYTES);
@@ -299,15 +298,13 @@ fn sync_latency(mut latencies: Vec<u64>) -> Finding {
 
 /// The findings for people, one a line and a remedy below where there is one.
 pub fn to_text(findings: &[Finding]) -> String {
+    use std::fmt::Write;
     findings.iter().fold(String::new(), |mut out, finding| {
-        out.push_str(&format!(
-            "{:<4}  {:<13}  {}\n",
-            finding.verdict.as_str(),
-            finding.name,
-            finding.found
-        ));
+        let verdict = finding.verdict.as_str();
+        // Writing to a string does not fail.
+        let _ = writeln!(out, "{verdict:<4}  {:<13}  {}", finding.name, finding.found);
         if let Some(remedy) = finding.remedy {
-            out.push_str(&format!("      {:<13}  -> {remedy}\n", ""));
+            let _ = writeln!(out, "      {:<13}  -> {remedy}", "");
         }
         out
     })

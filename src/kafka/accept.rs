@@ -64,7 +64,7 @@ fn admit(broker: &Rc<Broker>, stream: Stream, plan: &Rc<ListenerPlan>) {
         }
         match ended {
             Ended::Frame(_) | Ended::Refused(_) => {
-                tracing::warn!(%peer, reason = %ended, "a connection was closed")
+                tracing::warn!(%peer, reason = %ended, "a connection was closed");
             }
             _ => tracing::debug!(%peer, reason = %ended, "a connection ended"),
         }

@@ -118,9 +118,7 @@ fn places(
                             topic,
                             index: partition.index,
                         };
-                        if !seen.insert(key) {
-                            Place::Refused(ErrorCode::InvalidRequest)
-                        } else {
+                        if seen.insert(key) {
                             let records = within(frame, records);
                             items.push(AppendItem {
                                 key,
@@ -128,6 +126,8 @@ fn places(
                                 acks_all: request.acks == -1,
                             });
                             Place::Item(items.len() - 1)
+                        } else {
+                            Place::Refused(ErrorCode::InvalidRequest)
                         }
                     }
                 };

@@ -42,24 +42,24 @@ impl ReplyTo {
         let mut writer = Writer::new();
         frame::response_header(&mut writer, self.api, self.version, self.correlation_id);
         message.write(&mut writer, self.version)?;
-        let (head, splices) = frame::finish(writer).ok_or(ResponseError::TooLong)?;
-        let ours = Buf::from(head);
+        let (own, splices) = frame::finish(writer).ok_or(ResponseError::TooLong)?;
+        let ours = Buf::from(own);
         if splices.is_empty() {
             return Ok(vec![ours]);
         }
         assert_eq!(splices.len(), records.len(), "each splice has its records");
-        let mut slices = Vec::with_capacity(2 * splices.len() + 1);
+        let mut whole = Vec::with_capacity(2 * splices.len() + 1);
         let mut written = 0;
-        for (splice, records) in splices.iter().zip(records) {
-            let bytes: usize = records.iter().map(|slice| slice.len()).sum();
+        for (splice, batches) in splices.iter().zip(records) {
+            let bytes: usize = batches.iter().map(|slice| slice.len()).sum();
             assert_eq!(bytes, splice.len, "as many bytes as were announced");
-            slices.push(ours.slice(written..splice.position));
-            slices.extend(records);
+            whole.push(ours.slice(written..splice.position));
+            whole.extend(batches);
             written = splice.position;
         }
         if written < ours.len() {
-            slices.push(ours.slice(written..ours.len()));
+            whole.push(ours.slice(written..ours.len()));
         }
-        Ok(slices)
+        Ok(whole)
     }
 }

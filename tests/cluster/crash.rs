@@ -17,13 +17,13 @@ const PARTITIONS: i32 = 4;
 const KILLS: u64 = 6;
 
 /// Produces numbered values until the broker dies; returns those whose flush was acknowledged.
-fn produce_until_killed(bootstrap: String, first: u64, started: mpsc::Sender<()>) -> Vec<u64> {
+fn produce_until_killed(bootstrap: &str, first: u64, started: &mpsc::Sender<()>) -> Vec<u64> {
     let mut acknowledged = Vec::new();
     let patience = ClientConfig {
         patience: Duration::from_secs(2),
         ..ClientConfig::default()
     };
-    let Ok(mut client) = Client::connect(&bootstrap, patience) else {
+    let Ok(mut client) = Client::connect(bootstrap, patience) else {
         return acknowledged;
     };
     // The broker is killed: waiting for it to come back is not what is tested.
@@ -108,7 +108,7 @@ fn acknowledged_records_survive_kills_under_load() {
         }
         let (started, producing) = mpsc::channel();
         let producer =
-            thread::spawn(move || produce_until_killed(bootstrap, kill * 10_000_000, started));
+            thread::spawn(move || produce_until_killed(&bootstrap, kill * 10_000_000, &started));
         producing.recv().unwrap();
         // Some time into the load, another one each round: 7 and 97 have no common factor.
         thread::sleep(Duration::from_millis(30 + kill * 97 % 71));

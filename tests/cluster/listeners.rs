@@ -26,7 +26,7 @@ fn scrape(admin: SocketAddr) -> String {
 fn counter(text: &str, name: &str) -> u64 {
     let lines = text.lines().filter(|line| line.starts_with(name));
     lines
-        .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as u64)
+        .map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
         .sum()
 }
 

@@ -1,5 +1,7 @@
 //! The broker as a process of its own, over TCP: crashes, hostile clients, listeners, refusals to start.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
 mod crash;
 mod hostile;
 mod listeners;

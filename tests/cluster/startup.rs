@@ -63,7 +63,9 @@ fn directory_of_another_version_is_refused_and_left_as_it_was() {
     Broker::start(home.path(), &[]).kill();
     let manifest = home.path().join("lane-0").join("MANIFEST");
     let mut bytes = fs::read(&manifest).unwrap();
-    bytes.iter_mut().for_each(|byte| *byte = !*byte);
+    for byte in &mut bytes {
+        *byte = !*byte;
+    }
     fs::write(&manifest, &bytes).unwrap();
     let (output, errors) = refused(home.path(), &[]);
     assert_eq!(output.status.code(), Some(1), "{errors}");
