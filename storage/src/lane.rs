@@ -21,7 +21,7 @@ use std::rc::Rc;
 
 use streambus_proto::ids::{LeaderEpoch, Offset};
 use streambus_shards::sync::Notify;
-use streambus_shards::{Queue, Task, spawn, spawn_in};
+use streambus_shards::{Queue, Task, spawn_in};
 
 pub use self::open::{RecoveredPartition, Recovery};
 pub use self::read::{Batches, ColdRead, ReadPlan, TimestampHit};
@@ -74,7 +74,7 @@ impl Lane {
         let before = self.observer.replace(Some(observer));
         assert!(before.is_none(), "a lane is started once");
         let tasks = vec![
-            spawn(commit::write_commits(Rc::clone(self))),
+            spawn_in(Queue::Foreground, commit::write_commits(Rc::clone(self))),
             spawn_in(Queue::Background, commit::keep_files_ready(Rc::clone(self))),
             spawn_in(Queue::Background, flush::keep(Rc::clone(self))),
         ];

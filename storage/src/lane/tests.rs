@@ -418,3 +418,72 @@ fn damage_is_told_and_changes_nothing() {
     })
     .unwrap();
 }
+
+#[test]
+fn settings_may_change_between_openings() {
+    // Proves that a lane opens with other sizes of WAL files, memtables and blocks than it was
+    // written with, keeps all, and goes on; and that WAL files of the old size do not pile up.
+    let dir = tempfile::tempdir().unwrap();
+    run_alone(async {
+        let larger = LaneConfig {
+            wal_file_bytes: 192 << 10,
+            memtable_bytes: 100 << 10,
+            block_bytes: 16 << 10,
+            ..small()
+        };
+        let mut end = Offset(0);
+        for config in [small(), larger.clone(), small(), small(), larger] {
+            let (lane, _, recovery) = started(dir.path(), config).await;
+            assert_eq!(recovery.cut_bytes, 0);
+            let found = recovery
+                .partitions
+                .first()
+                .map_or(Offset(0), |known| known.log_end);
+            assert_eq!(found, end);
+            for _ in 0..130 {
+                end = append(&lane, key(0), &batch(1, 5, &[9; 1_500])).await;
+            }
+            durable(&lane, key(0), end).await;
+            let all = read_all(&lane, key(0), Offset(0), 30_000).await;
+            assert_eq!(all.len() as i64, end.0);
+            assert!(lane.stats().wal_files <= small().wal_files_max + 1);
+            lane.close().await.unwrap();
+        }
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_failed_write_stops_the_lane() {
+    // Proves that after a failure that waiting cannot mend the owner is told, nothing more is
+    // taken or acknowledged, and nobody waits for ever.
+    let dir = tempfile::tempdir().unwrap();
+    run_alone(async {
+        let at = dir.path().join("lane");
+        let (lane, owner, _) = started(&at, small()).await;
+        append(&lane, key(0), &batch(1, 5, b"before")).await;
+        durable(&lane, key(0), Offset(1)).await;
+        // The disk is gone: open files still take writes, new ones cannot be made.
+        std::fs::remove_dir_all(&at).unwrap();
+        let refused = loop {
+            let base = lane.log_end(key(0)).unwrap();
+            match lane.append(key(0), base, LeaderEpoch(0), &batch(1, 5, &[1; 2_000])) {
+                Ok(_) | Err(AppendError::Full) => lane.writable().await,
+                Err(refused) => break refused,
+            }
+            streambus_shards::yield_now().await;
+        };
+        assert_eq!(refused, AppendError::Failed);
+        assert_eq!(owner.failed.borrow().len(), 1);
+        let acknowledged = owner.durable.borrow().get(&key(0)).copied().unwrap();
+        streambus_shards::yield_now().await;
+        assert_eq!(owner.durable.borrow().get(&key(0)), Some(&acknowledged));
+        let stopped = lane.set_log_start(key(0), Offset(1)).await;
+        assert!(matches!(stopped, Err(StorageError::Stopped { .. })));
+        assert!(matches!(
+            lane.close().await,
+            Err(StorageError::Stopped { .. })
+        ));
+    })
+    .unwrap();
+}
