@@ -1,1 +1,0 @@
-//! Whole-system proof: tidy rules, simulation, clusters, clients, fuzzing.
