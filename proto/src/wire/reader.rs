@@ -202,6 +202,18 @@ impl<'a> Reader<'a> {
     /// [`DecodeError::VarintTooLong`] or [`DecodeError::Truncated`].
     #[inline]
     pub fn uvarint(&mut self) -> Result<u32, DecodeError> {
+        // Nearly all are lengths and counts below 127, and the zero of no tagged fields.
+        match self.rest.split_first() {
+            Some((byte, rest)) if byte & 0x80 == 0 => {
+                self.rest = rest;
+                Ok(u32::from(*byte))
+            }
+            _ => self.long_uvarint(),
+        }
+    }
+
+    #[cold]
+    fn long_uvarint(&mut self) -> Result<u32, DecodeError> {
         let mut value = 0_u64;
         for place in 0..VARINT_BYTES_MAX {
             let [byte] = self.fixed::<1>()?;

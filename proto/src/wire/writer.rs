@@ -53,14 +53,11 @@ impl Writer {
         Writer::default()
     }
 
-    /// One that reuses the memory of `out`.
-    pub fn reusing(mut out: Vec<u8>) -> Writer {
-        out.clear();
-        Writer {
-            out,
-            splices: Vec::new(),
-            flexible: false,
-        }
+    /// Forgets what was written and keeps the memory for the next message.
+    pub fn clear(&mut self) {
+        self.out.clear();
+        self.splices.clear();
+        self.flexible = false;
     }
 
     /// Switches to compact lengths and tagged fields, or back.
