@@ -10,6 +10,7 @@ mod commit;
 mod flush;
 mod open;
 mod read;
+mod reserve;
 mod state;
 
 #[cfg(test)]
@@ -25,6 +26,7 @@ use streambus_shards::{Queue, Task, spawn_in};
 
 pub use self::open::{RecoveredPartition, Recovery};
 pub use self::read::{Batches, ColdRead, ReadPlan, TimestampHit};
+use self::reserve::Reserve;
 use self::state::{State, Status};
 use crate::error::{AppendError, StorageError};
 use crate::key::PartitionKey;
@@ -63,6 +65,7 @@ pub struct Lane {
     writable_wake: Notify,
     tasks: RefCell<Vec<Task<()>>>,
     read_ahead: Rc<ReadAhead>,
+    reserve: Reserve,
 }
 
 impl Lane {

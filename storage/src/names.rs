@@ -5,6 +5,7 @@
 //! wal-<epoch, 16 hex>.log    a WAL file under its current epoch; renamed when it is recycled
 //! table-<id, 16 hex>.tbl     a sorted table, never changed once it has this name
 //! *.new                      incomplete, unless it is a table that the manifest names
+//! RESERVE                    space for the manifest that lets dead tables go on a full disk
 //! quarantine/                what the lane found and did not know
 //! ```
 
@@ -14,6 +15,9 @@ pub(crate) const MANIFEST: &str = "MANIFEST";
 pub(crate) const MANIFEST_NEW: &str = "MANIFEST.new";
 /// Name of the folder for what the lane does not know.
 pub(crate) const QUARANTINE: &str = "quarantine";
+
+/// Name of the file whose space is kept for a manifest on a full disk.
+pub(crate) const RESERVE: &str = "RESERVE";
 
 /// What a file in the lane's directory is, by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +32,7 @@ pub(crate) enum FileKind {
     /// Not renamed yet when the process stopped: nothing refers to it.
     Incomplete,
     Quarantine,
+    Reserve,
     Unknown,
 }
 
@@ -37,6 +42,7 @@ impl FileKind {
             MANIFEST => FileKind::Manifest,
             MANIFEST_NEW => FileKind::Incomplete,
             QUARANTINE => FileKind::Quarantine,
+            RESERVE => FileKind::Reserve,
             _ => FileKind::of_numbered(name),
         }
     }
@@ -96,6 +102,7 @@ mod tests {
         );
         assert_eq!(FileKind::of(MANIFEST), FileKind::Manifest);
         assert_eq!(FileKind::of(QUARANTINE), FileKind::Quarantine);
+        assert_eq!(FileKind::of(RESERVE), FileKind::Reserve);
         for incomplete in [wal_new(1), table_new(1), MANIFEST_NEW.to_owned()] {
             assert_eq!(FileKind::of(&incomplete), FileKind::Incomplete);
         }

@@ -46,7 +46,7 @@ impl Lane {
         if dead.is_empty() {
             return Ok(false);
         }
-        self.drop_tables(dead).await?;
+        self.with_reserve(|| self.drop_tables(&dead)).await?;
         Ok(true)
     }
 
@@ -67,16 +67,16 @@ impl Lane {
     }
 
     /// The manifest lets go of the tables first; then their files go.
-    async fn drop_tables(&self, dead: Vec<u64>) -> Result<(), StorageError> {
+    async fn drop_tables(&self, dead: &[u64]) -> Result<(), StorageError> {
         let manifest = {
             let mut state = self.state.borrow_mut();
             // Kept as obsolete until the files are gone: a crash in between must not leave
             // orphans that nobody dares to delete.
-            state.obsolete.clone_from(&dead);
+            state.obsolete = dead.to_vec();
             state.manifest(state.floor, &[])
         };
         self.write_manifest(&manifest).await?;
-        for id in &dead {
+        for id in dead {
             let path = self.dir.join(names::table(*id));
             let failed = |source| StorageError::disk(&path, source);
             disk::remove_file(&path).await.map_err(failed)?;

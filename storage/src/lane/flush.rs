@@ -141,6 +141,7 @@ impl Lane {
         self.space_came_back();
         self.prepare_wake.notify_one();
         self.wal_wake.notify_one();
+        self.keep_reserve().await;
         self.remove_spare_files().await
     }
 
@@ -206,6 +207,7 @@ impl Lane {
         assert!(manifest.generation > state.generation, "manifests go back");
         state.generation = manifest.generation;
         state.stats.manifest_bytes += bytes;
+        self.reserve.note_manifest(bytes);
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use streambus_proto::ids::{LeaderEpoch, Offset};
 use streambus_shards::{Buf, DiskError, File, disk, rng_u64};
 
 use super::flush::write_manifest;
+use super::reserve::Reserve;
 use super::state::{LiveTable, State};
 use super::{Lane, Notify};
 use crate::batch::BatchInfo;
@@ -144,7 +145,7 @@ async fn list(dir: &Path) -> Result<Listing, StorageError> {
             FileKind::Wal { epoch } => listing.wal.push(epoch),
             FileKind::Table { id } => listing.tables.push(id),
             FileKind::Incomplete => listing.incomplete.push(name),
-            FileKind::Quarantine => {}
+            FileKind::Quarantine | FileKind::Reserve => {}
             FileKind::Unknown => listing.unknown.push(name),
         }
     }
@@ -551,11 +552,13 @@ impl Opening {
             writable_wake: Notify::new(),
             tasks: std::cell::RefCell::default(),
             read_ahead,
+            reserve: Reserve::default(),
         };
         if manifest.generation == 1 {
             let second = lane.state.borrow().manifest(manifest.floor, &[]);
             lane.write_manifest(&second).await?;
         }
+        lane.keep_reserve().await;
         tracing::info!(
             dir = %dir.display(),
             partitions = recovery.partitions.len(),
