@@ -390,6 +390,8 @@ async fn run_core(start: Arc<Start>, context: CoreContext<Op, Reply>) -> Result<
         Rc::clone(&shard).keep_retention(),
     )
     .detach();
+    let min_free_bytes = start.config.storage.min_free_bytes;
+    spawn(shard.watch_space(directory, min_free_bytes)).detach();
     spawn(stop_on_failure(Rc::clone(&shard))).detach();
     spawn(report(Rc::clone(&shard), Arc::clone(&start.health))).detach();
     if let (Some(controller), Some(image)) = (controller, controller_image) {

@@ -78,6 +78,10 @@ impl Shard {
         let bytes_max = led.settings.max_message_bytes;
         let pending = match led.partition.admit(&facts, bytes_max) {
             Admission::Append { base_offset } => {
+                // Not before: the answer to a duplicate needs no space.
+                if let Some(refusal) = self.space.get().refusal() {
+                    return Ok(Pending::Settled(Err(refusal)));
+                }
                 return write(led, item, &facts, base_offset, now_ms);
             }
             Admission::Duplicate {

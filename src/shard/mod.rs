@@ -8,6 +8,7 @@ pub mod op;
 pub mod read;
 pub mod remote;
 pub mod retention;
+mod space;
 pub mod waiters;
 
 use std::cell::{Cell, RefCell};
@@ -29,6 +30,7 @@ use crate::metadata::{Change, Controller, Delta, Image, Topic};
 use crate::partition::Partition;
 use crate::partition::producers::{Producers, Sequenced};
 use op::{Op, Reply};
+use space::Watermark;
 use waiters::{Waiter, Waiters};
 
 /// A partition that this core leads, with what belongs to it.
@@ -57,6 +59,8 @@ pub struct Shard {
     pub(crate) draining: Notify,
     next_waiter: Cell<u64>,
     last_commit: Cell<Option<CommitMeasured>>,
+    /// Whether there is space to produce.
+    space: Cell<Watermark>,
     metrics: Rc<CoreMetrics>,
     hops_told: Cell<u64>,
 }
@@ -119,6 +123,7 @@ impl Shard {
             draining: Notify::new(),
             next_waiter: Cell::new(0),
             last_commit: Cell::new(None),
+            space: Cell::new(Watermark::default()),
             metrics,
             hops_told: Cell::new(0),
         });

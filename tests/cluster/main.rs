@@ -3,7 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod crash;
+mod full_disk;
 mod hostile;
 mod listeners;
 mod process;
+mod slow_disk;
 mod startup;
+mod volume;

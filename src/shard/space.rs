@@ -1,0 +1,176 @@
+//! Free space: produce is refused before the disk is full, so that what gives space back (retention,
+//! deletion, flushing what was acknowledged) still has some to work with.
+
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use streambus_proto::error_code::ErrorCode;
+use streambus_shards::{disk, sleep};
+
+use super::op::AppendRefusal;
+use super::{Shard, gauge};
+
+/// How often the file system is asked. A fast disk takes 250 MB in this time, half of the default
+/// `storage.min_free_bytes`; asking takes about a microsecond.
+const EVERY: Duration = Duration::from_millis(100);
+/// Produce is taken again when this share of the limit is free above it. Without a gap, each batch of a
+/// disk at the limit would turn refusal on and off.
+const RESUME_ABOVE_PART: u64 = 8;
+
+/// What a look at the free space changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// Produce is refused from now on.
+    Low,
+    /// Produce is taken again.
+    Recovered,
+}
+
+/// Whether there is space to produce: low and high watermark of what is free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Watermark {
+    min_free_bytes: u64,
+    free_bytes: u64,
+    is_low: bool,
+}
+
+impl Watermark {
+    /// Takes everything until the first look.
+    pub(super) fn new(min_free_bytes: u64) -> Watermark {
+        Watermark {
+            min_free_bytes,
+            free_bytes: u64::MAX,
+            is_low: false,
+        }
+    }
+
+    /// What was seen at a look; says whether anything changes.
+    pub(super) fn look(&mut self, free_bytes: u64) -> Option<Turn> {
+        self.free_bytes = free_bytes;
+        if !self.is_low && free_bytes < self.min_free_bytes {
+            self.is_low = true;
+            return Some(Turn::Low);
+        }
+        if self.is_low && free_bytes >= self.resume_bytes() {
+            self.is_low = false;
+            return Some(Turn::Recovered);
+        }
+        None
+    }
+
+    /// What must be free before produce is taken again.
+    fn resume_bytes(&self) -> u64 {
+        self.min_free_bytes
+            .saturating_add(self.min_free_bytes / RESUME_ABOVE_PART)
+    }
+
+    /// The answer to a batch, if it is refused.
+    pub(super) fn refusal(&self) -> Option<AppendRefusal> {
+        self.is_low.then(|| AppendRefusal {
+            code: ErrorCode::KafkaStorageError,
+            message: format!(
+                "the disk has {} bytes free, and storage.min_free_bytes={} must stay free; produce is taken again at {}: delete topics, shorten retention, or make room",
+                self.free_bytes,
+                self.min_free_bytes,
+                self.resume_bytes()
+            ),
+        })
+    }
+}
+
+impl Shard {
+    /// Has produce refused while less than `min_free_bytes` is free where `directory` is. Looks once
+    /// now, then for ever in the future that it returns.
+    pub fn watch_space(
+        self: &Rc<Self>,
+        directory: PathBuf,
+        min_free_bytes: u64,
+    ) -> impl Future<Output = ()> + use<> {
+        self.space.set(Watermark::new(min_free_bytes));
+        self.look_at_space(&directory);
+        let shard = Rc::clone(self);
+        async move {
+            loop {
+                sleep(EVERY).await;
+                shard.look_at_space(&directory);
+            }
+        }
+    }
+
+    fn look_at_space(&self, directory: &std::path::Path) {
+        // A file system that can't be asked fails its writes too, and those are handled.
+        let Ok(free_bytes) = disk::free_bytes(directory) else {
+            return;
+        };
+        self.metrics.storage.disk_free_bytes.set(gauge(free_bytes));
+        let mut space = self.space.get();
+        let turn = space.look(free_bytes);
+        self.space.set(space);
+        let (core, min_free_bytes) = (self.core().0, space.min_free_bytes);
+        match turn {
+            Some(Turn::Low) => tracing::error!(
+                core,
+                free_bytes,
+                min_free_bytes,
+                "the disk is almost full: produce is refused until there is space"
+            ),
+            Some(Turn::Recovered) => tracing::info!(
+                core,
+                free_bytes,
+                min_free_bytes,
+                "there is space again: produce is taken"
+            ),
+            None => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn produce_stops_below_the_limit_and_resumes_above_it() {
+        // Proves both edges, the gap between them, and that each turn is told once.
+        let mut space = Watermark::new(800);
+        assert_eq!(space.refusal(), None, "before the first look");
+        let looks = [
+            (801, None, false),
+            (800, None, false),
+            (799, Some(Turn::Low), true),
+            (0, None, true),
+            (800, None, true),
+            (899, None, true),
+            (900, Some(Turn::Recovered), false),
+            (800, None, false),
+            (10, Some(Turn::Low), true),
+            (u64::MAX, Some(Turn::Recovered), false),
+        ];
+        for (step, (free_bytes, turn, refused)) in looks.into_iter().enumerate() {
+            assert_eq!(space.look(free_bytes), turn, "step {step}");
+            assert_eq!(space.refusal().is_some(), refused, "step {step}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_retriable_and_says_what_to_do() {
+        // Proves the code and that both numbers and the setting are named.
+        let mut space = Watermark::new(800);
+        space.look(7);
+        let refusal = space.refusal().expect("7 < 800");
+        assert_eq!(refusal.code, ErrorCode::KafkaStorageError);
+        assert!(refusal.code.is_retriable());
+        for part in ["7 bytes", "storage.min_free_bytes=800", "900"] {
+            assert!(refusal.message.contains(part), "{}", refusal.message);
+        }
+    }
+
+    #[test]
+    fn the_largest_limit_has_no_overflow() {
+        // Proves that a limit beyond all disks refuses, and does not wrap.
+        let mut space = Watermark::new(u64::MAX);
+        assert_eq!(space.look(u64::MAX - 1), Some(Turn::Low));
+        assert_eq!(space.look(u64::MAX), Some(Turn::Recovered));
+    }
+}
