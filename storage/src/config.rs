@@ -17,8 +17,8 @@ pub enum SyncMode {
 /// Settings of a lane, with the arithmetic of its memory and disk beside the defaults.
 ///
 /// Memory: at most `memtables_frozen_max` + 2 memtables of `memtable_bytes` (one that fills, one
-/// that overfills while it waits to be frozen), plus `read_ahead_bytes_max`, plus what readers
-/// still hold. WAL on disk: at most `wal_files_max` × `wal_file_bytes`.
+/// that overfills while it waits to be frozen), plus `read_ahead_bytes_max`, plus 256 KiB for each
+/// table of a merge and 2 MiB for its output, plus what readers still hold. WAL on disk: at most `wal_files_max` × `wal_file_bytes`.
 #[derive(Debug, Clone)]
 pub struct LaneConfig {
     /// Bytes of each WAL file: preallocated and written once, so that commits only overwrite.
@@ -39,6 +39,12 @@ pub struct LaneConfig {
     pub hot_table_bytes: u64,
     /// A table is rewritten without its dead ranges when they are this share of it, in percent.
     pub rewrite_dead_percent: u64,
+    /// Tables of similar size that are merged into one.
+    pub merge_fan_in: usize,
+    /// A table with this much is not merged any more.
+    pub merge_table_bytes_max: u64,
+    /// Merging writes at most this share of what flushes wrote, in percent, and one merge more.
+    pub merge_budget_percent: u64,
     /// A commit that has reached this takes no further record.
     pub commit_bytes_max: usize,
     /// How commits are made durable.
@@ -63,6 +69,12 @@ impl Default for LaneConfig {
             index_stride_bytes: 32 << 10,
             hot_table_bytes: 8 << 20,
             rewrite_dead_percent: 25,
+            // With memtables of 64 MiB, eight tables become one of 512 MiB, which is not merged
+            // again: each byte is written once in the WAL, once by a flush and once by a merge.
+            merge_fan_in: 8,
+            merge_table_bytes_max: 256 << 20,
+            // WAL and flush are 2; with this the write amplification stays below 3.5.
+            merge_budget_percent: 140,
             commit_bytes_max: 4 << 20,
             sync: SyncMode::Dsync,
             read_ahead_bytes_max: 32 << 20,
@@ -118,6 +130,10 @@ impl LaneConfig {
         }
         if self.rewrite_dead_percent == 0 || self.rewrite_dead_percent > 100 {
             return refuse("rewrite_dead_percent", "1 to 100".to_owned());
+        }
+        // Each table of a merge has a window of memory while it runs.
+        if self.merge_fan_in < 2 || self.merge_fan_in > 64 {
+            return refuse("merge_fan_in", "2 to 64".to_owned());
         }
         Ok(())
     }

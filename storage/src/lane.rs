@@ -2,12 +2,15 @@
 //!
 //! Calls are synchronous where they only touch memory (append, look-ups, reads of what is in
 //! memory) and async where they wait for the disk. Three tasks run behind them: `commit` moves
-//! WAL commits to disk and keeps WAL files ready, `flush` turns frozen memtables into tables, and
-//! `collect`, in the same task, frees what nobody needs any more.
+//! WAL commits to disk and keeps WAL files ready, and `keep` does in one task, in this order:
+//! `flush` turns frozen memtables into tables, `collect` frees what nobody needs any more, `merge`
+//! writes tables anew.
 
 mod collect;
 mod commit;
 mod flush;
+mod keep;
+mod merge;
 mod open;
 mod read;
 mod reserve;
@@ -79,7 +82,7 @@ impl Lane {
         let tasks = vec![
             spawn_in(Queue::Foreground, commit::write_commits(Rc::clone(self))),
             spawn_in(Queue::Background, commit::keep_files_ready(Rc::clone(self))),
-            spawn_in(Queue::Background, flush::keep(Rc::clone(self))),
+            spawn_in(Queue::Background, keep::keep(Rc::clone(self))),
         ];
         self.tasks.replace(tasks);
     }

@@ -8,8 +8,8 @@
 //! | To find out | Look in |
 //! |---|---|
 //! | what a caller can do | [`Lane`] |
-//! | what is decided without I/O | `lane/state.rs`, `wal/buffer.rs`, `wal/replay.rs`, `retention.rs` |
-//! | what moves bytes | `lane/commit.rs` (WAL), `lane/flush.rs`, `lane/collect.rs`, `lane/read.rs` |
+//! | what is decided without I/O | `lane/state.rs`, `wal/buffer.rs`, `wal/replay.rs`, `retention.rs`, `merge.rs` |
+//! | what moves bytes | `lane/commit.rs` (WAL), `lane/keep.rs` (`flush.rs`, `collect.rs`, `merge.rs`), `lane/read.rs` |
 //! | what a restart believes | `lane/open.rs`, `wal/replay.rs` |
 //!
 //! All numbers on disk are little-endian, but for the batches, which are Kafka's. `golden/` holds
@@ -94,6 +94,7 @@ mod key;
 mod lane;
 mod manifest;
 mod memtable;
+mod merge;
 mod names;
 mod observer;
 mod partition;

@@ -160,8 +160,39 @@ impl Partition {
 
     /// The table range that `offset` lies in, or the next one after it.
     pub(crate) fn range_at(&self, offset: Offset) -> Option<&TableRange> {
+        self.nth_range_at(offset).map(|(_, range)| range)
+    }
+
+    /// That range with its number.
+    pub(crate) fn nth_range_at(&self, offset: Offset) -> Option<(usize, &TableRange)> {
         let at = self.ranges.partition_point(|range| range.end <= offset);
-        self.ranges.get(at)
+        Some((at, self.ranges.get(at)?))
+    }
+
+    /// Puts `new` in the place of the ranges that `replaced` picks, which are adjacent; says
+    /// whether there were any.
+    pub(crate) fn replace(
+        &mut self,
+        replaced: impl Fn(&TableRange) -> bool,
+        new: TableRange,
+    ) -> bool {
+        let Some(first) = self.ranges.iter().position(&replaced) else {
+            return false;
+        };
+        let count = self
+            .ranges
+            .iter()
+            .skip(first)
+            .take_while(|range| replaced(range))
+            .count();
+        let end = new.end;
+        self.ranges.splice(first..first + count, [new]);
+        let behind = self.ranges.get(first + 1);
+        assert!(
+            behind.is_none_or(|next| next.start >= end && !replaced(next)),
+            "a merged range reaches into the next"
+        );
+        true
     }
 
     /// Bytes of batches, in tables and memory.

@@ -21,6 +21,10 @@ pub struct LaneStats {
     pub flushed_bytes: u64,
     /// Bytes written into tables, by rewriting tables without their dead ranges.
     pub rewritten_bytes: u64,
+    /// Merges of several tables carried out.
+    pub merges: u64,
+    /// Bytes written into tables, by merging.
+    pub merged_bytes: u64,
     /// Bytes of manifests written.
     pub manifest_bytes: u64,
     /// Bytes read from tables.
@@ -41,4 +45,12 @@ pub struct LaneStats {
     pub wal_bytes: u64,
     /// Partitions now.
     pub partitions: u64,
+}
+
+impl LaneStats {
+    /// Bytes written to disk since the lane was opened: commits, tables and manifests.
+    pub fn written_bytes(&self) -> u64 {
+        let tables = self.flushed_bytes + self.merged_bytes + self.rewritten_bytes;
+        self.commit_bytes + tables + self.manifest_bytes
+    }
 }

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use streambus_shards::{Buf, File, OpenOptions, disk, yield_if_needed};
 
 use super::Lane;
-use super::state::LiveTable;
+use super::state::{LiveTable, State};
 use crate::error::StorageError;
 use crate::key::PartitionKey;
 use crate::manifest::{Annotation, Manifest, TableEntry};
@@ -29,46 +29,23 @@ struct Part {
     batches: Vec<MemBatch>,
 }
 
-/// The flusher. Ends when the lane is closed or stopped.
-pub(super) async fn keep(lane: Rc<Lane>) {
-    loop {
-        if lane.is_ending() {
-            return;
-        }
-        let oldest = lane.state.borrow().frozen.front().cloned();
-        let done = match oldest {
-            Some(memtable) => lane.flush_when_durable(&memtable).await,
-            None => lane.collect().await,
-        };
-        match done {
-            Ok(true) => {}
-            Ok(false) => lane.keeper_wake.notified().await,
-            Err(error) if error.is_no_space() => match lane.collect_dead().await {
-                // What was dead may be what filled the disk: try again.
-                Ok(true) => {}
-                Ok(false) => lane.wait_for_space(&error).await,
-                Err(again) if again.is_no_space() => lane.wait_for_space(&error).await,
-                Err(error) => return lane.fail(&error),
-            },
-            Err(error) => return lane.fail(&error),
-        }
-    }
+/// The oldest frozen memtable, once all of it is durable.
+pub(super) fn flushable(state: &State) -> Option<Rc<Memtable>> {
+    let memtable = state.frozen.front()?;
+    let wal_end = memtable.wal_end.expect("frozen memtables know their end");
+    (state.durable.commit_id >= wal_end.commit_id).then(|| Rc::clone(memtable))
 }
 
 impl Lane {
-    /// Flushes the memtable once all of it is durable; says whether it did.
-    async fn flush_when_durable(&self, memtable: &Rc<Memtable>) -> Result<bool, StorageError> {
-        let wal_end = memtable.wal_end.expect("frozen memtables know their end");
-        if self.state.borrow().durable.commit_id < wal_end.commit_id {
-            return Ok(false);
-        }
+    /// Turns the memtable, which is durable, into tables.
+    pub(super) async fn flush_memtable(&self, memtable: &Memtable) -> Result<(), StorageError> {
         let parts = self.take_annotations(memtable);
         let mut ids = Vec::new();
         let flushed = self.flush(memtable, parts, &mut ids).await;
         if flushed.is_err() {
             self.abandon_tables(&ids).await;
         }
-        flushed.map(|()| true)
+        flushed
     }
 
     /// Collects what the memtable's partitions still need, sorted, and adopts the annotations:
@@ -216,7 +193,7 @@ impl Lane {
         let mut state = self.state.borrow_mut();
         for (table, entry) in tables.iter().zip(entries) {
             assert!(table.id() == entry.id, "installing another table");
-            let mut live_bytes = 0;
+            let mut live = LiveTable::new(Rc::clone(table), entry.sequence_end, 0);
             for (at, part) in table.footer.parts.iter().enumerate() {
                 let created_before = entry.sequence_end;
                 let Some(partition) = state.partition_mut(part.key) else {
@@ -225,15 +202,10 @@ impl Lane {
                 let needed =
                     partition.created_sequence < created_before && part.end > partition.log_start;
                 if needed {
-                    live_bytes += part.bytes;
+                    live.count_in(part.bytes);
                     partition.install(TableRange::new(table, at));
                 }
             }
-            let live = LiveTable {
-                table: Rc::clone(table),
-                sequence_end: entry.sequence_end,
-                live_bytes,
-            };
             state.tables.insert(entry.id, live);
         }
     }

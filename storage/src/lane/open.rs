@@ -275,12 +275,7 @@ impl Opening {
             for at in 0..table.footer.parts.len() {
                 ranges.push((entry.sequence_end, TableRange::new(&table, at)));
             }
-            let sequence_end = entry.sequence_end;
-            let live = LiveTable {
-                table,
-                sequence_end,
-                live_bytes: 0,
-            };
+            let live = LiveTable::new(table, entry.sequence_end, 0);
             self.state.tables.insert(entry.id, live);
         }
         self.recovery.tables = manifest.tables.len();
@@ -312,7 +307,7 @@ impl Opening {
         let (id, bytes) = (range.table.id(), range.part().bytes);
         partition.ranges.push(range);
         let live = self.state.tables.get_mut(&id).expect("just opened");
-        live.live_bytes += bytes;
+        live.count_in(bytes);
         Ok(())
     }
 

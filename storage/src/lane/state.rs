@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use streambus_proto::ids::{LeaderEpoch, Offset};
-use streambus_shards::{Buf, File};
+use streambus_shards::{Buf, File, Instant};
 
 use crate::batch::BatchInfo;
 use crate::config::LaneConfig;
@@ -47,6 +47,46 @@ pub(crate) struct LiveTable {
     pub(crate) sequence_end: u64,
     /// Bytes of the parts that some partition's ranges refer to.
     pub(crate) live_bytes: u64,
+    /// How many parts these are.
+    pub(crate) live_parts: usize,
+    /// How often its bytes were merged since the lane was opened.
+    pub(crate) merges: u32,
+    /// A merge could not read it: it stays as it is.
+    pub(crate) unreadable: bool,
+}
+
+impl LiveTable {
+    /// A table that nobody refers to yet.
+    pub(crate) fn new(table: Rc<Table>, sequence_end: u64, merges: u32) -> LiveTable {
+        LiveTable {
+            table,
+            sequence_end,
+            live_bytes: 0,
+            live_parts: 0,
+            merges,
+            unreadable: false,
+        }
+    }
+
+    /// Some partition refers to a part of this many bytes.
+    pub(crate) fn count_in(&mut self, bytes: u64) {
+        self.live_bytes += bytes;
+        self.live_parts += 1;
+        assert!(
+            self.live_bytes <= self.table.footer.data_bytes,
+            "more of a table in use than it holds"
+        );
+    }
+
+    /// Some partition refers to such a part no more.
+    pub(crate) fn count_out(&mut self, bytes: u64) {
+        assert!(
+            self.live_bytes >= bytes && self.live_parts > 0,
+            "more of a table released than it holds"
+        );
+        self.live_bytes -= bytes;
+        self.live_parts -= 1;
+    }
 }
 
 /// A sealed commit on its way to disk, with what it makes durable.
@@ -93,6 +133,8 @@ pub(crate) struct State {
     pub(crate) next_table_id: u64,
     /// Tables that left the lane and whose files are not removed yet.
     pub(crate) obsolete: Vec<u64>,
+    /// No merge begins before this: one was given up.
+    pub(crate) merge_after: Option<Instant>,
     pub(crate) stats: LaneStats,
 }
 
@@ -120,6 +162,7 @@ impl State {
             tables: BTreeMap::new(),
             next_table_id: manifest.next_table_id,
             obsolete: Vec::new(),
+            merge_after: None,
             stats: LaneStats::default(),
         }
     }
@@ -170,16 +213,10 @@ impl State {
 
     /// A range of a table is needed no more.
     pub(crate) fn release(&mut self, range: &TableRange) {
-        let bytes = range.part().bytes;
-        let table = self
-            .tables
+        self.tables
             .get_mut(&range.table.id())
-            .expect("ranges name the lane's tables");
-        assert!(
-            table.live_bytes >= bytes,
-            "more of a table released than it holds"
-        );
-        table.live_bytes -= bytes;
+            .expect("ranges name the lane's tables")
+            .count_out(range.part().bytes);
     }
 
     /// Moves a log start up; an unknown partition comes to be with the record of `sequence`.

@@ -1,0 +1,523 @@
+//! Writes tables anew: several merged into one, or one without its dead parts.
+//!
+//! A merge takes a copy of which ranges it will replace and then only reads tables, which never
+//! change; what its partitions do meanwhile is looked at again when it is published. Until then
+//! its files have temporary names; the manifest that names them lets go of its inputs, so that a
+//! crash leaves the old tables or the new ones.
+//!
+//! What a partition has in the inputs need not be adjacent: a table that is not merged may hold
+//! what lies in between. Then the ranges before and behind it go to different outputs.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::rc::Rc;
+
+use streambus_proto::ids::Offset;
+use streambus_shards::{Buf, disk, now};
+
+use super::Lane;
+use super::state::{LiveTable, State};
+use crate::batch::BatchInfo;
+use crate::error::StorageError;
+use crate::key::PartitionKey;
+use crate::manifest::TableEntry;
+use crate::memtable::MemBatch;
+use crate::merge::{MergeRules, TableFacts, budget, plan};
+use crate::partition::TableRange;
+use crate::table::reader::Table;
+use crate::table::writer::TableWriter;
+
+/// What is read of an input at once: inputs are read from front to back, so this is their whole
+/// memory. A step copies at most this much.
+const WINDOW_BYTES: u64 = 256 << 10;
+
+/// What a merge is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// Fewer tables: nothing is lost if it does not happen.
+    Merge,
+    /// Space: what is dead in one table.
+    Rewrite,
+}
+
+/// A range of an input on its way into an output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Piece {
+    key: PartitionKey,
+    /// Number of the range among those of its partition.
+    nth: usize,
+    /// Number of the input, and of the part in it.
+    input: usize,
+    part: usize,
+    bytes: u64,
+    /// Batches that end before this are left out.
+    log_start: Offset,
+}
+
+/// A table that is read from front to back.
+struct Input {
+    table: Rc<Table>,
+    window: Option<(u64, Buf)>,
+}
+
+/// The output that is being written.
+struct Writing {
+    id: u64,
+    writer: TableWriter,
+    pieces: VecDeque<Piece>,
+    /// Where the first piece's next batch begins; `None` at its front.
+    position: Option<u64>,
+}
+
+/// A merge under way.
+pub(super) struct Merging {
+    purpose: Purpose,
+    merges: u32,
+    sequence_end: u64,
+    inputs: Vec<Input>,
+    outputs: VecDeque<Vec<Piece>>,
+    writing: Option<Writing>,
+    written: Vec<TableEntry>,
+    /// Tables that have files and no manifest that names them.
+    unpublished: Vec<u64>,
+}
+
+impl Merging {
+    fn input_ids(&self) -> BTreeSet<u64> {
+        self.inputs.iter().map(|input| input.table.id()).collect()
+    }
+
+    /// The input that the error is about, if it is about reading one.
+    fn unreadable(&self, error: &StorageError) -> Option<u64> {
+        let (StorageError::Corrupt { file, .. } | StorageError::Disk { file, .. }) = error else {
+            return None;
+        };
+        let mut inputs = self.inputs.iter();
+        let input = inputs.find(|input| input.table.path() == file)?;
+        Some(input.table.id())
+    }
+}
+
+impl Lane {
+    /// Begins what is due: a rewrite of a table that is dead in part, else a merge.
+    pub(super) fn begin_merge(&self) -> Option<Merging> {
+        let state = self.state.borrow();
+        if let Some(id) = state.table_to_rewrite() {
+            let merges = state.tables.get(&id).map_or(0, |live| live.merges);
+            return Some(state.merging(Purpose::Rewrite, &[id], merges));
+        }
+        if state.no_space || state.merge_after.is_some_and(|after| now() < after) {
+            return None;
+        }
+        let facts: Vec<TableFacts> = state.table_facts().collect();
+        let merge = plan(&facts, state.merge_rules(), state.merge_budget())?;
+        // Inputs and outputs are there at once, and the WAL must not starve for it.
+        let needed = merge.bytes + 2 * state.config.wal_file_bytes;
+        let enough = disk::free_bytes(&self.dir).is_ok_and(|free| free > needed);
+        enough.then(|| state.merging(Purpose::Merge, &merge.tables, merge.merges))
+    }
+
+    /// Goes on by one step; `merging` is taken when it is published. Says whether there was one.
+    pub(super) async fn merge_step(
+        &self,
+        merging: &mut Option<Merging>,
+    ) -> Result<bool, StorageError> {
+        let Some(under_way) = merging else {
+            return Ok(false);
+        };
+        let error = match self.copy_step(under_way).await {
+            Ok(true) => return Ok(true),
+            Ok(false) => {
+                let complete = merging.take().expect("just worked on");
+                return self.publish(complete).await.map(|()| true);
+            }
+            Err(error) => error,
+        };
+        let unreadable = under_way.unreadable(&error);
+        let Some(id) = unreadable else {
+            return Err(error);
+        };
+        // What can be read of the table is read from where it lies; nothing else suffers.
+        tracing::error!(dir = %self.dir.display(), %error, "a table is not merged any more");
+        if let Some(live) = self.state.borrow_mut().tables.get_mut(&id) {
+            live.unreadable = true;
+        }
+        let abandoned = merging.take().expect("just worked on");
+        self.abandon_merge(abandoned).await;
+        Ok(true)
+    }
+
+    /// Gives up the merge and removes what it wrote.
+    pub(super) async fn abandon_merge(&self, merging: Merging) {
+        let Merging {
+            purpose,
+            unpublished,
+            ..
+        } = merging;
+        self.abandon_tables(&unpublished).await;
+        let mut state = self.state.borrow_mut();
+        if purpose == Purpose::Merge {
+            state.merge_after = Some(now() + state.config.no_space_retry);
+        }
+    }
+
+    /// Copies some of the current output; says whether there is more to do.
+    async fn copy_step(&self, merging: &mut Merging) -> Result<bool, StorageError> {
+        let Some(writing) = merging.writing.as_mut() else {
+            let Some(pieces) = merging.outputs.pop_front() else {
+                return Ok(false);
+            };
+            let id = self.take_table_id();
+            merging.unpublished.push(id);
+            merging.writing = Some(self.begin_output(id, pieces).await?);
+            return Ok(true);
+        };
+        if let Some(piece) = writing.pieces.front() {
+            let input = merging.inputs.get_mut(piece.input);
+            let input = input.expect("pieces name inputs of their merge");
+            let part = input.table.part(piece.part);
+            let (start, end) = (part.position, part.position + part.bytes);
+            let position = writing.position.unwrap_or(start);
+            let next = copy_some(input, piece, position..end, &mut writing.writer).await?;
+            assert!(next > position && next <= end, "a copy that goes nowhere");
+            writing.position = (next < end).then_some(next);
+            if next == end {
+                writing.pieces.pop_front();
+            }
+            return Ok(true);
+        }
+        let Writing { id, writer, .. } = merging.writing.take().expect("just looked at");
+        let entry = TableEntry {
+            id,
+            file_bytes: writer.finish().await?,
+            sequence_end: merging.sequence_end,
+        };
+        merging.written.push(entry);
+        Ok(true)
+    }
+
+    async fn begin_output(&self, id: u64, pieces: Vec<Piece>) -> Result<Writing, StorageError> {
+        let config = self.state.borrow().config.clone();
+        let bytes = pieces.iter().map(|piece| piece.bytes).sum();
+        Ok(Writing {
+            id,
+            writer: TableWriter::create(&self.dir, self.nonce, id, bytes, &config).await?,
+            pieces: pieces.into(),
+            position: None,
+        })
+    }
+
+    /// Swaps the manifest: from here on the outputs are the lane's, and the inputs obsolete.
+    async fn publish(&self, merging: Merging) -> Result<(), StorageError> {
+        let inputs = merging.input_ids();
+        let manifest = {
+            let state = self.state.borrow();
+            let mut manifest = state.manifest(state.floor, &merging.written);
+            manifest.tables.retain(|known| !inputs.contains(&known.id));
+            // An input that died meanwhile is gone already.
+            let still = inputs.iter().filter(|id| state.tables.contains_key(id));
+            manifest.obsolete.extend(still);
+            manifest
+        };
+        if let Err(error) = self.write_manifest(&manifest).await {
+            self.abandon_tables(&merging.unpublished).await;
+            return Err(error);
+        }
+        let named = self.name_tables(&merging.written).await?;
+        let mut state = self.state.borrow_mut();
+        let written: u64 = merging.written.iter().map(|entry| entry.file_bytes).sum();
+        match merging.purpose {
+            Purpose::Merge => {
+                state.stats.merges += 1;
+                state.stats.merged_bytes += written;
+            }
+            Purpose::Rewrite => state.stats.rewritten_bytes += written,
+        }
+        for table in &named {
+            let live = LiveTable::new(Rc::clone(table), merging.sequence_end, merging.merges);
+            state.replace_ranges(&inputs, live);
+        }
+        for id in &inputs {
+            if state.tables.remove(id).is_some() {
+                state.obsolete.push(*id);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Copies the batches of a piece from `range.start` on, as far as one read reaches; returns where
+/// the next one begins.
+async fn copy_some(
+    input: &mut Input,
+    piece: &Piece,
+    range: std::ops::Range<u64>,
+    writer: &mut TableWriter,
+) -> Result<u64, StorageError> {
+    let position = range.start;
+    let bytes = input.batches_at(&range).await?;
+    let mut at = 0;
+    while let Some(info) = bytes.get(at..).and_then(BatchInfo::read) {
+        if at + info.bytes > bytes.len() {
+            break;
+        }
+        if info.last_offset >= piece.log_start {
+            let batch = MemBatch {
+                base_offset: info.base_offset,
+                last_offset: info.last_offset,
+                max_timestamp: info.max_timestamp,
+                bytes: bytes.slice(at..at + info.bytes),
+            };
+            writer.push(piece.key, &batch).await?;
+        }
+        at += info.bytes;
+    }
+    Ok(position + at as u64)
+}
+
+impl Input {
+    /// Bytes from `range.start` on, within `range` and with at least one whole batch.
+    async fn batches_at(&mut self, range: &std::ops::Range<u64>) -> Result<Buf, StorageError> {
+        let mut bytes = self.bytes_at(range.start, 1, range.end).await?;
+        let mut first = BatchInfo::read(&bytes);
+        if first.is_none() {
+            // The header may be cut by the window's end.
+            bytes = self.load(range.start, WINDOW_BYTES, range.end).await?;
+            first = BatchInfo::read(&bytes);
+        }
+        let first = first.filter(|info| range.start + info.bytes as u64 <= range.end);
+        let damaged = "no batch where one begins";
+        let first =
+            first.ok_or_else(|| StorageError::corrupt(self.table.path(), range.start, damaged))?;
+        if first.bytes > bytes.len() {
+            bytes = self
+                .load(range.start, first.bytes as u64, range.end)
+                .await?;
+        }
+        Ok(bytes)
+    }
+
+    async fn bytes_at(&mut self, position: u64, least: u64, end: u64) -> Result<Buf, StorageError> {
+        if let Some((start, bytes)) = &self.window {
+            let window_end = start + bytes.len() as u64;
+            if *start <= position && position + least <= window_end {
+                return Ok(slice_of(bytes, *start, position, end));
+            }
+        }
+        self.load(position, WINDOW_BYTES, end).await
+    }
+
+    /// Moves the window: whole blocks from the one at `position` on.
+    async fn load(&mut self, position: u64, least: u64, end: u64) -> Result<Buf, StorageError> {
+        let start = self.table.block_start(position);
+        let least_end = (position + least).max(start + WINDOW_BYTES);
+        let wanted = position..least_end.min(self.table.footer.data_bytes);
+        let blocks = self.table.blocks_of(&wanted);
+        let bytes = self.table.read_blocks(blocks).await?;
+        let slice = slice_of(&bytes, start, position, end);
+        self.window = Some((start, bytes));
+        Ok(slice)
+    }
+}
+
+/// What `bytes`, which lie at `start` of a table, hold from `position` on, up to `end` at most.
+fn slice_of(bytes: &Buf, start: u64, position: u64, end: u64) -> Buf {
+    let from = usize::try_from(position - start).expect("within the window");
+    let length = usize::try_from(end - position).map_or(usize::MAX, |length| length);
+    bytes.slice(from..bytes.len().min(from.saturating_add(length)))
+}
+
+/// Distributes pieces over outputs, each sorted by (partition, offset).
+///
+/// Adjacent ranges of a partition become one; those that have `own_bytes` get an output of their
+/// own. Ranges of a partition that are not adjacent go to different outputs.
+fn lay_out(mut pieces: Vec<Piece>, own_bytes: u64) -> Vec<Vec<Piece>> {
+    pieces.sort_unstable_by_key(|piece| (piece.key, piece.nth));
+    let mut shared: Vec<Vec<Piece>> = Vec::new();
+    let mut own = Vec::new();
+    for partition in pieces.chunk_by(|one, next| one.key == next.key) {
+        let mut apart = 0;
+        for run in partition.chunk_by(|one, next| one.nth + 1 == next.nth) {
+            let bytes: u64 = run.iter().map(|piece| piece.bytes).sum();
+            if bytes >= own_bytes {
+                own.push(run.to_vec());
+                continue;
+            }
+            if apart == shared.len() {
+                shared.push(Vec::new());
+            }
+            shared
+                .get_mut(apart)
+                .expect("just pushed")
+                .extend_from_slice(run);
+            apart += 1;
+        }
+    }
+    shared.append(&mut own);
+    shared
+}
+
+impl State {
+    fn table_facts(&self) -> impl Iterator<Item = TableFacts> {
+        let readable = self.tables.values().filter(|live| !live.unreadable);
+        readable.map(|live| TableFacts {
+            id: live.table.id(),
+            sequence_end: live.sequence_end,
+            live_bytes: live.live_bytes,
+            live_parts: live.live_parts,
+            merges: live.merges,
+        })
+    }
+
+    fn merge_rules(&self) -> MergeRules {
+        MergeRules {
+            fan_in: self.config.merge_fan_in,
+            flush_bytes: self.config.memtable_bytes as u64,
+            own_table_bytes: self.config.hot_table_bytes,
+            table_bytes_max: self.config.merge_table_bytes_max,
+        }
+    }
+
+    fn merge_budget(&self) -> u64 {
+        // One merge of the lowest tier: a flush writes up to two memtables' worth.
+        let burst = 2 * self.config.memtable_bytes as u64 * self.config.merge_fan_in as u64;
+        let percent = self.config.merge_budget_percent;
+        budget(
+            self.stats.flushed_bytes,
+            self.stats.merged_bytes,
+            percent,
+            burst,
+        )
+    }
+
+    /// A table with a larger dead share than is allowed.
+    fn table_to_rewrite(&self) -> Option<u64> {
+        let limit = self.config.rewrite_dead_percent;
+        let mut tables = self.tables.iter().filter(|(_, live)| !live.unreadable);
+        let over = tables.find(|(_, live)| {
+            let data = live.table.footer.data_bytes;
+            live.live_bytes > 0 && (data - live.live_bytes) * 100 >= data * limit
+        });
+        over.map(|(id, _)| *id)
+    }
+
+    /// A merge of these tables as of now.
+    fn merging(&self, purpose: Purpose, ids: &[u64], merges: u32) -> Merging {
+        let known = |id: &u64| {
+            self.tables
+                .get(id)
+                .expect("tables of a plan are the lane's")
+        };
+        let mut pieces = Vec::new();
+        for (input, live) in ids.iter().map(known).enumerate() {
+            pieces.extend(self.pieces_of(input, &live.table));
+        }
+        let outputs = lay_out(pieces, self.config.hot_table_bytes);
+        assert!(!outputs.is_empty(), "a merge of nothing");
+        let ends = ids.iter().map(known).map(|live| live.sequence_end);
+        let sequence_end = ends.max().expect("a merge of something");
+        Merging {
+            purpose,
+            merges,
+            sequence_end,
+            inputs: ids
+                .iter()
+                .map(known)
+                .map(|live| Input {
+                    table: Rc::clone(&live.table),
+                    window: None,
+                })
+                .collect(),
+            outputs: outputs.into(),
+            writing: None,
+            written: Vec::new(),
+            unpublished: Vec::new(),
+        }
+    }
+
+    /// The parts of `table` that partitions refer to.
+    fn pieces_of(&self, input: usize, table: &Table) -> Vec<Piece> {
+        let parts = table.footer.parts.iter().enumerate();
+        parts
+            .filter_map(|(part, entry)| {
+                let partition = self.partition(entry.key)?;
+                let (nth, range) = partition.nth_range_at(entry.start)?;
+                (range.table.id() == table.id()).then_some(Piece {
+                    key: entry.key,
+                    nth,
+                    input,
+                    part,
+                    bytes: entry.bytes,
+                    log_start: partition.log_start,
+                })
+            })
+            .collect()
+    }
+
+    /// Ranges of `inputs` become ranges of the new table; parts that died meanwhile are dead in
+    /// it, too.
+    fn replace_ranges(&mut self, inputs: &BTreeSet<u64>, mut live: LiveTable) {
+        let table = Rc::clone(&live.table);
+        for (at, part) in table.footer.parts.iter().enumerate() {
+            let Some(partition) = self.partition_mut(part.key) else {
+                continue;
+            };
+            let replaced = |range: &TableRange| {
+                let within = range.end > part.start && range.end <= part.end;
+                within && inputs.contains(&range.table.id())
+            };
+            if partition.replace(replaced, TableRange::new(&table, at)) {
+                live.count_in(part.bytes);
+            }
+        }
+        let before = self.tables.insert(table.id(), live);
+        assert!(before.is_none(), "table {} was there already", table.id());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use streambus_proto::ids::TopicId;
+
+    use super::*;
+
+    fn piece(index: i32, nth: usize, bytes: u64) -> Piece {
+        let topic = TopicId([1; 16]);
+        Piece {
+            key: PartitionKey { topic, index },
+            nth,
+            input: nth,
+            part: 0,
+            bytes,
+            log_start: Offset(0),
+        }
+    }
+
+    #[test]
+    fn adjacent_ranges_join_and_others_stay_apart() {
+        // Proves how ranges are laid out: sorted, hot partitions alone, and ranges that another
+        // table lies between never in one output, where they would claim what is not theirs.
+        let all = vec![
+            piece(2, 1, 10),
+            piece(1, 4, 10),
+            piece(2, 0, 10),
+            piece(1, 1, 10),
+            piece(3, 0, 50),
+            piece(3, 1, 50),
+            piece(1, 3, 10),
+        ];
+        let numbers = |outputs: Vec<Vec<Piece>>| -> Vec<Vec<(i32, usize)>> {
+            let number = |piece: &Piece| (piece.key.index, piece.nth);
+            let of = |output: &Vec<Piece>| output.iter().map(number).collect();
+            outputs.iter().map(of).collect()
+        };
+        let laid_out = numbers(lay_out(all.clone(), 100));
+        let expected = [
+            vec![(1, 1), (2, 0), (2, 1)],
+            vec![(1, 3), (1, 4)],
+            vec![(3, 0), (3, 1)],
+        ];
+        assert_eq!(laid_out, expected);
+        assert_eq!(numbers(lay_out(all, 101)).len(), 2);
+        assert!(lay_out(Vec::new(), 1).is_empty());
+    }
+}
