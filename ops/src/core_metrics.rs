@@ -155,6 +155,54 @@ pub struct StorageMetrics {
     pub disk_bytes: Gauge,
     /// Free on the file system.
     pub disk_free_bytes: Gauge,
+    /// Tables on disk.
+    pub tables: Gauge,
+    /// Merges carried out.
+    pub merges: Counter,
+    /// Bytes of batches taken: what is written is a multiple of it, the write amplification.
+    pub appended_bytes: Counter,
+    /// Bytes written, by stage.
+    pub written_bytes: WrittenMetrics,
+}
+
+/// Bytes that one core's lanes wrote to disk.
+pub struct WrittenMetrics {
+    /// Commits, padding included.
+    pub wal: Counter,
+    /// Tables, by flushes.
+    pub flush: Counter,
+    /// Tables, by merges.
+    pub merge: Counter,
+    /// Tables, without their dead parts.
+    pub rewrite: Counter,
+    /// Manifests.
+    pub manifest: Counter,
+}
+
+impl StorageMetrics {
+    fn new(registry: &Registry, core: &str) -> Self {
+        let counter = |family| registry.counter(family, &[("core", core)]);
+        let gauge = |family| registry.gauge(family, &[("core", core)]);
+        let written = |stage| {
+            let labels = [("core", core), ("stage", stage)];
+            registry.counter(families::STORAGE_WRITTEN_BYTES, &labels)
+        };
+        Self {
+            memtable_bytes: gauge(families::MEMTABLE_BYTES),
+            disk_bytes: gauge(families::DISK_BYTES),
+            disk_free_bytes: gauge(families::DISK_FREE_BYTES),
+            tables: gauge(families::TABLES),
+            merges: counter(families::MERGES),
+            appended_bytes: counter(families::STORAGE_APPENDED_BYTES),
+            written_bytes: WrittenMetrics {
+                wal: written("wal"),
+                flush: written("flush"),
+                merge: written("merge"),
+                rewrite: written("rewrite"),
+                manifest: written("manifest"),
+            },
+        }
+    }
 }
 
 impl CoreMetrics {
@@ -207,11 +255,7 @@ impl CoreMetrics {
                 replayed_bytes: gauge(families::WAL_REPLAYED),
                 cut_bytes: gauge(families::WAL_CUT),
             },
-            storage: StorageMetrics {
-                memtable_bytes: gauge(families::MEMTABLE_BYTES),
-                disk_bytes: gauge(families::DISK_BYTES),
-                disk_free_bytes: gauge(families::DISK_FREE_BYTES),
-            },
+            storage: StorageMetrics::new(registry, core),
             requests: ByName::new(registry, families::REQUESTS, "api", core),
             errors: ByName::new(registry, families::ERRORS, "code", core),
         }

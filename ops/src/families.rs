@@ -71,6 +71,14 @@ families! {
         "Bytes of batches in memory that wait for their table.";
     DISK_BYTES = "streambus_disk_bytes", Kind::Gauge,
         "Bytes of tables and write-ahead log on disk.";
+    TABLES = "streambus_tables", Kind::Gauge,
+        "Sorted tables on disk.";
+    MERGES = "streambus_merges_total", Kind::Counter,
+        "Merges of tables carried out.";
+    STORAGE_APPENDED_BYTES = "streambus_storage_appended_bytes_total", Kind::Counter,
+        "Bytes of batches that the lanes took.";
+    STORAGE_WRITTEN_BYTES = "streambus_storage_written_bytes_total", Kind::Counter,
+        "Bytes written to disk for them, by stage: wal, flush, merge, rewrite, manifest.";
     DISK_FREE_BYTES = "streambus_disk_free_bytes", Kind::Gauge,
         "Bytes free on the data directory's file system.";
     CORE_STALLS = "streambus_core_stalls_total", Kind::Counter,

@@ -18,7 +18,7 @@ mod thread;
 
 pub use core_metrics::{
     ConnectionMetrics, CoreMetrics, FetchMetrics, MeshMetrics, ProduceMetrics, RefusalReason,
-    StorageMetrics, WalMetrics,
+    StorageMetrics, WalMetrics, WrittenMetrics,
 };
 pub use error::OpsError;
 pub use health::{Health, State};

@@ -22,7 +22,8 @@ use streambus_proto::ids::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Topic
 use streambus_shards::sync::Notify;
 use streambus_shards::{CoreId, Mesh, spawn, wall_ms};
 use streambus_storage::{
-    BatchInfo, CommitMeasured, Lane, LaneObserver, PartitionKey, RecoveredPartition, StorageError,
+    BatchInfo, CommitMeasured, Lane, LaneObserver, LaneStats, PartitionKey, RecoveredPartition,
+    StorageError,
 };
 
 use crate::metadata::topic_config::TopicSettings;
@@ -299,14 +300,26 @@ impl Shard {
             .mesh
             .hops
             .increment(hops - self.hops_told.replace(hops));
-        let (mut memory, mut disk) = (0, 0);
-        for (_, lane) in &self.lanes {
-            let stats = lane.stats();
-            memory += stats.memtable_bytes;
-            disk += stats.table_bytes + stats.wal_bytes;
-        }
-        self.metrics.storage.memtable_bytes.set(gauge(memory));
-        self.metrics.storage.disk_bytes.set(gauge(disk));
+        let lanes: Vec<LaneStats> = self.lanes.iter().map(|(_, lane)| lane.stats()).collect();
+        let sum = |of: fn(&LaneStats) -> u64| lanes.iter().map(of).sum::<u64>();
+        let storage = &self.metrics.storage;
+        storage
+            .memtable_bytes
+            .set(gauge(sum(|lane| lane.memtable_bytes)));
+        storage
+            .disk_bytes
+            .set(gauge(sum(|lane| lane.table_bytes + lane.wal_bytes)));
+        storage.tables.set(gauge(sum(|lane| lane.tables)));
+        storage.merges.absolute(sum(|lane| lane.merges));
+        storage
+            .appended_bytes
+            .absolute(sum(|lane| lane.appended_bytes));
+        let written = &storage.written_bytes;
+        written.wal.absolute(sum(|lane| lane.commit_bytes));
+        written.flush.absolute(sum(|lane| lane.flushed_bytes));
+        written.merge.absolute(sum(|lane| lane.merged_bytes));
+        written.rewrite.absolute(sum(|lane| lane.rewritten_bytes));
+        written.manifest.absolute(sum(|lane| lane.manifest_bytes));
     }
 
     /// Resolves when the node stops.
