@@ -12,6 +12,10 @@
 //! | [`Mesh`], [`CoreId`] | requests and replies between cores |
 //! | [`run_node`], [`run_alone`] | starting executors |
 //! | [`probe`] | what the machine allows |
+//! | `sim` | the simulated world, under the feature of that name |
+//!
+//! Each of these acts in the world that its caller stands in: the real one, or on a thread that runs a
+//! simulation the simulated one. The code above can't tell.
 //!
 //! It knows nothing of Kafka, and it is the only crate with `unsafe`, and the only one that names
 //! glommio, a clock, a file, a socket or a random number.
@@ -29,6 +33,8 @@ mod node;
 pub mod probe;
 mod ring;
 mod rng;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 pub mod sync;
 mod task;
 mod time;
@@ -40,8 +46,8 @@ pub use disk::{DiskError, File, OpenOptions};
 pub use mesh::{CoreId, Mesh, MeshSeed, Stopped, mesh_seeds};
 pub use net::{BoundAddress, Listener, Stream, check_free};
 pub use node::{
-    CoreContext, NodePlan, StartFailed, abort_on_panic, catch_stop_signals, keep_large_allocations,
-    online_cpus, run_alone, run_node, stop_requested,
+    CoreContext, NodePlan, StartFailed, abort_on_panic, catch_stop_signals, halt,
+    keep_large_allocations, online_cpus, run_alone, run_node, stop_requested,
 };
 pub use rng::rng_u64;
 pub use task::{Queue, Task, spawn, spawn_in, yield_if_needed, yield_now};

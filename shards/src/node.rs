@@ -161,11 +161,28 @@ pub fn keep_large_allocations() {
     unsafe { libc::mallopt(libc::M_TRIM_THRESHOLD, 1 << 30) };
 }
 
+/// Ends the process with a message and exit code 1: a node of which a part does not work must not
+/// serve. Never resolves.
+pub async fn halt<T>(reason: &str) -> T {
+    #[cfg(any(test, feature = "sim"))]
+    if let Some(world) = crate::sim::world::current() {
+        world.halt(reason);
+        return std::future::pending().await;
+    }
+    eprintln!("streambus: {reason}");
+    std::process::exit(1)
+}
+
 /// Resolves when the process is asked to stop: SIGINT or SIGTERM. One task of the process may wait.
 ///
 /// # Errors
 /// What the kernel says if it has no signal descriptor to give.
 pub async fn stop_requested() -> io::Result<()> {
+    #[cfg(any(test, feature = "sim"))]
+    if crate::sim::world::current().is_some() {
+        // A simulated process is stopped by its host's tasks, or killed.
+        return std::future::pending().await;
+    }
     let fd = SIGNALS
         .get()
         .copied()

@@ -8,6 +8,10 @@ thread_local! {
 
 /// The next number of this core's stream, seeded by the operating system.
 pub fn rng_u64() -> u64 {
+    #[cfg(any(test, feature = "sim"))]
+    if let Some(world) = crate::sim::world::current() {
+        return world.draw(crate::sim::Stream::Code);
+    }
     let mut state = STATE.get();
     if state == 0 {
         state = os_seed();

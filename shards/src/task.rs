@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use glommio::{Latency, Shares, TaskQueueHandle};
 
+#[cfg(any(test, feature = "sim"))]
+use crate::sim::{Stream, executor::SimTask, world};
+
 /// Which work a task is, so that the one a client waits for comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Queue {
@@ -79,17 +82,37 @@ pub(crate) fn create_queues() {
 /// A running task. Dropping it cancels it; [`Task::detach`] lets it run to its end.
 #[must_use = "a dropped task is cancelled: keep it, await it or detach it"]
 #[derive(Debug)]
-pub struct Task<T>(glommio::Task<T>);
+pub struct Task<T>(Handle<T>);
+
+#[derive(Debug)]
+enum Handle<T> {
+    Real(glommio::Task<T>),
+    #[cfg(any(test, feature = "sim"))]
+    Sim(SimTask<T>),
+}
 
 impl<T: 'static> Task<T> {
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn simulated(task: SimTask<T>) -> Task<T> {
+        Task(Handle::Sim(task))
+    }
+
     /// Lets the task run to its end by itself.
     pub fn detach(self) {
-        self.0.detach();
+        match self.0 {
+            Handle::Real(task) => drop(task.detach()),
+            #[cfg(any(test, feature = "sim"))]
+            Handle::Sim(task) => task.detach(),
+        }
     }
 
     /// Stops the task at its next await and waits until it is gone.
     pub async fn cancel(self) -> Option<T> {
-        self.0.cancel().await
+        match self.0 {
+            Handle::Real(task) => task.cancel().await,
+            #[cfg(any(test, feature = "sim"))]
+            Handle::Sim(task) => task.cancel().await,
+        }
     }
 }
 
@@ -97,17 +120,30 @@ impl<T> Future for Task<T> {
     type Output = T;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
-        Pin::new(&mut self.0).poll(cx)
+        match &mut self.0 {
+            Handle::Real(task) => Pin::new(task).poll(cx),
+            #[cfg(any(test, feature = "sim"))]
+            Handle::Sim(task) => Pin::new(task).poll(cx),
+        }
     }
 }
 
 /// Runs a future on this core, in the queue of the task that calls.
 pub fn spawn<T: 'static>(future: impl Future<Output = T> + 'static) -> Task<T> {
-    Task(glommio::spawn_local(future))
+    #[cfg(any(test, feature = "sim"))]
+    if let Some(world) = world::current() {
+        let queue = world.executor.queue();
+        return Task::simulated(SimTask::spawn(&world, world.place(), queue, future));
+    }
+    Task(Handle::Real(glommio::spawn_local(future)))
 }
 
 /// Runs a future on this core, in the given queue.
 pub fn spawn_in<T: 'static>(queue: Queue, future: impl Future<Output = T> + 'static) -> Task<T> {
+    #[cfg(any(test, feature = "sim"))]
+    if let Some(world) = world::current() {
+        return Task::simulated(SimTask::spawn(&world, world.place(), queue, future));
+    }
     let Some(queues) = QUEUES.get() else {
         return spawn(future);
     };
@@ -116,15 +152,47 @@ pub fn spawn_in<T: 'static>(queue: Queue, future: impl Future<Output = T> + 'sta
         Queue::Replication => queues.replication,
         Queue::Background => queues.background,
     };
-    Task(glommio::spawn_local_into(future, handle).expect("the queue was made with this executor"))
+    let task = glommio::spawn_local_into(future, handle);
+    Task(Handle::Real(
+        task.expect("the queue was made with this executor"),
+    ))
 }
 
 /// Lets other tasks run if this one has had its time.
 pub async fn yield_if_needed() {
+    #[cfg(any(test, feature = "sim"))]
+    if let Some(world) = world::current() {
+        if world.below(Stream::Schedule, YIELDS_ONE_IN) == 0 {
+            yield_once().await;
+        }
+        return;
+    }
     glommio::yield_if_needed().await;
 }
 
 /// Lets every other ready task run once.
 pub async fn yield_now() {
+    #[cfg(any(test, feature = "sim"))]
+    if world::current().is_some() {
+        return yield_once().await;
+    }
     glommio::executor().yield_now().await;
+}
+
+/// How often a task in the simulated world finds that its time is up.
+#[cfg(any(test, feature = "sim"))]
+const YIELDS_ONE_IN: u64 = 4;
+
+#[cfg(any(test, feature = "sim"))]
+async fn yield_once() {
+    let mut yielded = false;
+    std::future::poll_fn(|cx| {
+        if yielded {
+            return Poll::Ready(());
+        }
+        yielded = true;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }

@@ -2,9 +2,12 @@
 
 use std::future::Future;
 use std::ops::{Add, Sub};
-use std::pin::pin;
-use std::task::Poll;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+#[cfg(any(test, feature = "sim"))]
+use crate::sim::{timer::SimTimer, world};
 
 /// A moment of the monotonic clock, in nanoseconds since an arbitrary start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,6 +51,12 @@ impl Sub for Instant {
 
 /// The monotonic clock.
 pub fn now() -> Instant {
+    #[cfg(any(test, feature = "sim"))]
+    if let Some(world) = world::current() {
+        let place = world.place();
+        let start_ns = world.hosts.borrow()[place.host.index()].monotonic_start_ns;
+        return Instant(start_ns + world.now_ns());
+    }
     let mut time = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
@@ -62,6 +71,13 @@ pub fn now() -> Instant {
 
 /// The wall clock in milliseconds since 1970. It may jump; never used for order or deadlines.
 pub fn wall_ms() -> i64 {
+    #[cfg(any(test, feature = "sim"))]
+    if let Some(world) = world::current() {
+        let place = world.place();
+        let skew_ms = world.hosts.borrow()[place.host.index()].wall_skew_ms;
+        let ms = i64::try_from(world.wall_ns() / 1_000_000).unwrap_or(i64::MAX);
+        return ms.saturating_add(skew_ms);
+    }
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
@@ -70,7 +86,36 @@ pub fn wall_ms() -> i64 {
 
 /// Resolves after `duration`.
 pub async fn sleep(duration: Duration) {
-    glommio::timer::sleep(duration).await;
+    Timer::new(duration).await;
+}
+
+/// A timer of either world.
+enum Timer {
+    Real(glommio::timer::Timer),
+    #[cfg(any(test, feature = "sim"))]
+    Sim(SimTimer),
+}
+
+impl Timer {
+    fn new(duration: Duration) -> Timer {
+        #[cfg(any(test, feature = "sim"))]
+        if let Some(world) = world::current() {
+            return Timer::Sim(SimTimer::new(&world, duration));
+        }
+        Timer::Real(glommio::timer::Timer::new(duration))
+    }
+}
+
+impl Future for Timer {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        match self.get_mut() {
+            Timer::Real(timer) => Pin::new(timer).poll(cx).map(drop),
+            #[cfg(any(test, feature = "sim"))]
+            Timer::Sim(timer) => Pin::new(timer).poll(cx),
+        }
+    }
 }
 
 /// The time was up.
@@ -85,16 +130,16 @@ pub struct Elapsed;
 pub async fn timeout<T>(limit: Duration, future: impl Future<Output = T>) -> Result<T, Elapsed> {
     let mut future = pin!(future);
     // The timer is only made once the future has to wait.
-    let mut timer = pin!(None);
+    let mut timer = None;
     std::future::poll_fn(|cx| {
         if let Poll::Ready(value) = future.as_mut().poll(cx) {
             return Poll::Ready(Ok(value));
         }
         if timer.is_none() {
-            timer.set(Some(glommio::timer::sleep(limit)));
+            timer = Some(Timer::new(limit));
         }
-        match timer.as_mut().as_pin_mut() {
-            Some(timer) => timer.poll(cx).map(|()| Err(Elapsed)),
+        match &mut timer {
+            Some(timer) => Pin::new(timer).poll(cx).map(|()| Err(Elapsed)),
             None => Poll::Pending,
         }
     })
