@@ -323,13 +323,11 @@ impl<T> Future for SimTask<T> {
     /// Resolves when the task has ended; never, if its host was killed.
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
         let value = self.ending.value.borrow_mut().take();
-        match value {
-            Some(value) => Poll::Ready(value),
-            None => {
-                *self.ending.waiter.borrow_mut() = Some(cx.waker().clone());
-                Poll::Pending
-            }
+        if let Some(value) = value {
+            return Poll::Ready(value);
         }
+        *self.ending.waiter.borrow_mut() = Some(cx.waker().clone());
+        Poll::Pending
     }
 }
 

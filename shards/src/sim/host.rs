@@ -149,7 +149,7 @@ where
             results.borrow_mut()[core] = Some(result);
             let last = results.borrow().iter().all(Option::is_some);
             if let Some(world) = super::world::current().filter(|_| last) {
-                world.end_process("all its cores ended".to_owned());
+                world.end_process("all its cores ended");
             }
         };
         SimTask::spawn(world, place(core_number), Queue::Foreground, run).detach();

@@ -34,7 +34,7 @@ const STREAMS: [Stream; 6] = [
 /// The streams of one world.
 pub(crate) struct Streams([Cell<u64>; STREAMS.len()]);
 
-/// SplitMix64 (Steele, Lea, Flood 2014): the state's increment and its output function.
+/// `SplitMix64` (Steele, Lea, Flood 2014): the state's increment and its output function.
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 pub(crate) fn mix(mut value: u64) -> u64 {

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -19,6 +20,13 @@ pub(crate) struct Place {
     pub(crate) host: HostId,
     pub(crate) core: u16,
     pub(crate) life: u32,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Place { host, core, life } = self;
+        write!(f, "host {} core {core} (life {life})", host.0)
+    }
 }
 
 /// Where the body of a simulation runs: a host of its own, that is never killed.
@@ -280,7 +288,7 @@ impl World {
                 if since_event > budget.polls_between_events {
                     return Err(Failure::Livelock {
                         polls: since_event,
-                        place: self.name(taken.place),
+                        place: taken.place.to_string(),
                     });
                 }
                 self.step(taken);
@@ -359,16 +367,9 @@ impl World {
             return;
         }
         *self.failure.borrow_mut() = Some(Failure::Panicked {
-            place: self.name(place),
+            place: place.to_string(),
             message,
         });
-    }
-
-    fn name(&self, place: Place) -> String {
-        format!(
-            "host {} core {} (life {})",
-            place.host.0, place.core, place.life
-        )
     }
 
     /// The process of the task that runs stops because it must, once the task has yielded.
@@ -377,11 +378,11 @@ impl World {
         if let Some(host) = self.hosts.borrow_mut().get_mut(place.host.index()) {
             host.halted = Some(reason.to_owned());
         }
-        self.end_process(format!("it halted: {reason}"));
+        self.end_process(&format!("it halted: {reason}"));
     }
 
     /// The process of the task that runs ends once the task has yielded.
-    pub(crate) fn end_process(&self, why: String) {
+    pub(crate) fn end_process(&self, why: &str) {
         let place = self.place();
         self.note(format!("host {} ends: {why}", place.host.0));
         self.kills
