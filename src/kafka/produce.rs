@@ -7,7 +7,7 @@ use streambus_proto::error_code::ErrorCode;
 use streambus_proto::ids::TopicId;
 use streambus_proto::messages::produce_request::{ProduceRequest, TopicProduceData};
 use streambus_proto::messages::produce_response::{
-    PartitionProduceResponse, ProduceResponse, TopicProduceResponse,
+    BatchIndexAndErrorMessage, PartitionProduceResponse, ProduceResponse, TopicProduceResponse,
 };
 use streambus_shards::{Buf, Instant, now};
 use streambus_storage::PartitionKey;
@@ -164,7 +164,17 @@ fn within(frame: &Buf, part: &[u8]) -> Buf {
     frame.slice(start..start + part.len())
 }
 
+/// Refused records that one answer names at most; a batch whose records are not named is still
+/// refused whole. About 700 KB.
+const RECORD_ERRORS_MAX: usize = 10_000;
+
 fn response(topics: Vec<TopicPlaces>, outcomes: &[AppendOutcome]) -> ProduceResponse<'static> {
+    let mut room = RECORD_ERRORS_MAX;
+    let mut refused = |index, refusal: &AppendRefusal| {
+        let told = refusal.records.len().min(room);
+        room -= told;
+        refused(index, refusal, told)
+    };
     let topic = |topic: TopicPlaces| TopicProduceResponse {
         name: topic.name.into(),
         topic_id: topic.id,
@@ -192,7 +202,16 @@ fn response(topics: Vec<TopicPlaces>, outcomes: &[AppendOutcome]) -> ProduceResp
     }
 }
 
-fn refused(index: i32, refusal: &AppendRefusal) -> PartitionProduceResponse<'static> {
+fn refused(
+    index: i32,
+    refusal: &AppendRefusal,
+    records_told: usize,
+) -> PartitionProduceResponse<'static> {
+    let record_error = |(batch_index, why): &(i32, &'static str)| BatchIndexAndErrorMessage {
+        batch_index: *batch_index,
+        batch_index_error_message: Some((*why).into()),
+    };
+    let told = refusal.records.iter().take(records_told);
     let message = (!refusal.message.is_empty()).then(|| refusal.message.clone().into());
     PartitionProduceResponse {
         index,
@@ -200,6 +219,7 @@ fn refused(index: i32, refusal: &AppendRefusal) -> PartitionProduceResponse<'sta
         base_offset: -1,
         log_append_time_ms: -1,
         log_start_offset: -1,
+        record_errors: told.map(record_error).collect(),
         error_message: message,
         ..PartitionProduceResponse::default()
     }

@@ -122,6 +122,14 @@ impl TopicSettings {
         )
     }
 
+    /// Whether only the newest record of each key is kept, so that each record needs a key.
+    pub fn compacts(&self) -> bool {
+        matches!(
+            self.cleanup_policy,
+            Some(CleanupPolicy::Compact | CleanupPolicy::CompactDelete)
+        )
+    }
+
     /// What holds for a topic with these settings of its own.
     pub fn resolve(sources: &Sources<'_>, configs: &ConfigMap) -> TopicSettings {
         let long = |name: &str| value(sources, configs, name).trim().parse().unwrap_or(-1);

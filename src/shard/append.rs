@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use streambus_proto::error_code::ErrorCode;
 use streambus_proto::ids::Offset;
-use streambus_proto::records::{self, BatchView};
+use streambus_proto::records::{self, BatchView, DecompressLimits, RecordsError};
 use streambus_shards::{Buf, wall_ms};
 use streambus_storage::{AppendError, Lane, PartitionKey};
 
@@ -38,7 +38,7 @@ pub enum Pending {
 
 impl Pending {
     fn refused(code: ErrorCode, message: String) -> Pending {
-        Pending::Settled(Err(AppendRefusal { code, message }))
+        Pending::Settled(Err(AppendRefusal::new(code, message)))
     }
 }
 
@@ -46,16 +46,33 @@ impl Shard {
     /// Judges one batch and puts it into the lane's log. Waits only while the lane is full, and
     /// then in turn with the others, so that no batch overtakes an earlier one.
     pub async fn begin_append(&self, item: &AppendItem) -> Pending {
+        let facts = match self.judge(item) {
+            Ok(facts) => facts,
+            Err(refusal) => return Pending::Settled(Err(refusal)),
+        };
         loop {
-            match self.try_append(item) {
+            match self.try_append(item, &facts) {
                 Ok(pending) => return pending,
                 Err(lane) => lane.writable().await,
             }
         }
     }
 
+    /// Checks the batch by itself and against the topic's settings. Once: it reads all of its bytes.
+    fn judge(&self, item: &AppendItem) -> Result<BatchFacts, AppendRefusal> {
+        let partitions = self.partitions.borrow();
+        let led = partitions
+            .get(&item.key)
+            .ok_or(ErrorCode::NotLeaderOrFollower)?;
+        if item.acks_all && led.settings.min_insync_replicas > 1 {
+            // One node is the whole in-sync set.
+            return Err(ErrorCode::NotEnoughReplicas.into());
+        }
+        inspect(&item.records, &led.settings, wall_ms())
+    }
+
     /// One attempt; the lane comes back if it is full.
-    fn try_append(&self, item: &AppendItem) -> Result<Pending, Rc<Lane>> {
+    fn try_append(&self, item: &AppendItem, facts: &BatchFacts) -> Result<Pending, Rc<Lane>> {
         let mut partitions = self.partitions.borrow_mut();
         let Some(led) = partitions.get_mut(&item.key) else {
             return Ok(Pending::refused(
@@ -63,26 +80,14 @@ impl Shard {
                 String::new(),
             ));
         };
-        if item.acks_all && led.settings.min_insync_replicas > 1 {
-            // One node is the whole in-sync set.
-            return Ok(Pending::refused(
-                ErrorCode::NotEnoughReplicas,
-                String::new(),
-            ));
-        }
-        let now_ms = wall_ms();
-        let facts = match inspect(&item.records, &led.settings, now_ms) {
-            Ok(facts) => facts,
-            Err(refusal) => return Ok(Pending::Settled(Err(refusal))),
-        };
         let bytes_max = led.settings.max_message_bytes;
-        let pending = match led.partition.admit(&facts, bytes_max) {
+        let pending = match led.partition.admit(facts, bytes_max) {
             Admission::Append { base_offset } => {
                 // Not before: the answer to a duplicate needs no space.
                 if let Some(refusal) = self.space.get().refusal() {
                     return Ok(Pending::Settled(Err(refusal)));
                 }
-                return write(led, item, &facts, base_offset, now_ms);
+                return write(led, item, facts, base_offset, wall_ms());
             }
             Admission::Duplicate {
                 base_offset,
@@ -192,18 +197,19 @@ fn write(
     })
 }
 
-/// Checks everything about a batch that needs no state.
+/// Checks everything about a batch that needs no state of the partition.
 fn inspect(
     bytes: &Buf,
     settings: &TopicSettings,
     now_ms: i64,
 ) -> Result<BatchFacts, AppendRefusal> {
-    let batch = BatchView::produced(bytes).map_err(|refused| AppendRefusal {
-        code: error::of_batch(&refused),
-        message: refused.to_string(),
-    })?;
+    let batch = BatchView::produced(bytes).map_err(|error| broken(&error))?;
     if settings.message_timestamp_type == TimestampType::CreateTime {
         check_timestamp(&batch, settings, now_ms)?;
+    }
+    // A batch that is too large is refused as that, and not unfolded first.
+    if settings.compacts() && bytes.len() <= settings.max_message_bytes {
+        check_keys(&batch)?;
     }
     let record_count = batch.record_count();
     let sequenced = batch.producer_id().map(|producer_id| Sequenced {
@@ -220,6 +226,37 @@ fn inspect(
     })
 }
 
+fn broken(error: &RecordsError) -> AppendRefusal {
+    AppendRefusal::new(error::of_batch(error), error.to_string())
+}
+
+/// What a record without a key is told, in Kafka's words.
+const KEYLESS: &str = "Compacted topic cannot accept message without key.";
+
+/// Every record of a compacted topic needs a key. This is the one look inside a batch on its way in:
+/// it unfolds a compressed one, within the default limits, and forgets what it unfolded.
+fn check_keys(batch: &BatchView<'_>) -> Result<(), AppendRefusal> {
+    let keyless = batch
+        .check_records(DecompressLimits::default(), &mut Vec::new())
+        .map_err(|error| broken(&error))?;
+    if keyless.count == 0 {
+        return Ok(());
+    }
+    Err(AppendRefusal {
+        code: ErrorCode::InvalidRecord,
+        message: format!(
+            "{} of the batch's {} records have no key, which cleanup.policy=compact of the topic needs; none was appended",
+            keyless.count,
+            batch.record_count()
+        ),
+        records: keyless
+            .first
+            .iter()
+            .map(|index| (*index, KEYLESS))
+            .collect(),
+    })
+}
+
 /// `message.timestamp.before.max.ms` and `message.timestamp.after.max.ms` (KIP-937).
 fn check_timestamp(
     batch: &BatchView<'_>,
@@ -231,20 +268,20 @@ fn check_timestamp(
     let after_max = settings.message_timestamp_after_max_ms;
     let before_max = settings.message_timestamp_before_max_ms;
     if newest.saturating_sub(now_ms) > after_max {
-        return Err(AppendRefusal {
-            code: ErrorCode::InvalidTimestamp,
-            message: format!(
+        return Err(AppendRefusal::new(
+            ErrorCode::InvalidTimestamp,
+            format!(
                 "timestamp {newest} is more than message.timestamp.after.max.ms={after_max} after the broker's {now_ms}"
             ),
-        });
+        ));
     }
     if oldest >= 0 && now_ms.saturating_sub(oldest) > before_max {
-        return Err(AppendRefusal {
-            code: ErrorCode::InvalidTimestamp,
-            message: format!(
+        return Err(AppendRefusal::new(
+            ErrorCode::InvalidTimestamp,
+            format!(
                 "timestamp {oldest} is more than message.timestamp.before.max.ms={before_max} before the broker's {now_ms}"
             ),
-        });
+        ));
     }
     Ok(())
 }

@@ -112,14 +112,25 @@ pub struct AppendRefusal {
     pub code: ErrorCode,
     /// What, with which value, and the remedy; empty where the code says it all.
     pub message: String,
+    /// Records that are to blame, by their place in the batch, and why; not more of them than an
+    /// answer should carry.
+    pub records: Vec<(i32, &'static str)>,
+}
+
+impl AppendRefusal {
+    /// The whole batch is refused for one reason.
+    pub fn new(code: ErrorCode, message: String) -> AppendRefusal {
+        AppendRefusal {
+            code,
+            message,
+            records: Vec::new(),
+        }
+    }
 }
 
 impl From<ErrorCode> for AppendRefusal {
     fn from(code: ErrorCode) -> AppendRefusal {
-        AppendRefusal {
-            code,
-            message: String::new(),
-        }
+        AppendRefusal::new(code, String::new())
     }
 }
 

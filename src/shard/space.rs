@@ -67,14 +67,14 @@ impl Watermark {
 
     /// The answer to a batch, if it is refused.
     pub(super) fn refusal(&self) -> Option<AppendRefusal> {
-        self.is_low.then(|| AppendRefusal {
-            code: ErrorCode::KafkaStorageError,
-            message: format!(
+        self.is_low.then(|| {
+            let message = format!(
                 "the disk has {} bytes free, and storage.min_free_bytes={} must stay free; produce is taken again at {}: delete topics, shorten retention, or make room",
                 self.free_bytes,
                 self.min_free_bytes,
                 self.resume_bytes()
-            ),
+            );
+            AppendRefusal::new(ErrorCode::KafkaStorageError, message)
         })
     }
 }

@@ -2,14 +2,11 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
 
 use streambus_client::blocking::{Client, ClientConfig};
 
-use crate::process::Broker;
-
-/// More than enough for a refusal on a busy machine; a broker that hangs fails the test.
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::process::{Broker, resident};
+use crate::wire::PATIENCE;
 
 /// Sends bytes and returns what comes back until the broker closes.
 fn exchange(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
@@ -26,21 +23,6 @@ fn exchange(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
 fn serves(address: SocketAddr) {
     let mut client = Client::connect(&address.to_string(), ClientConfig::default()).unwrap();
     client.metadata(None).unwrap();
-}
-
-/// Resident memory of a process in bytes.
-fn resident(process: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS:"))
-        .unwrap();
-    line.split_whitespace()
-        .nth(1)
-        .unwrap()
-        .parse::<u64>()
-        .unwrap()
-        * 1_024
 }
 
 fn frame(body: &[u8]) -> Vec<u8> {

@@ -7,6 +7,8 @@ mod full_disk;
 mod hostile;
 mod listeners;
 mod process;
+mod records;
 mod slow_disk;
 mod startup;
 mod volume;
+mod wire;

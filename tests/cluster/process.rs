@@ -128,6 +128,21 @@ impl Drop for Broker {
     }
 }
 
+/// Resident memory of a process in bytes.
+pub(crate) fn resident(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .unwrap();
+    line.split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse::<u64>()
+        .unwrap()
+        * 1_024
+}
+
 /// Runs a broker that is expected to refuse to start.
 pub(crate) fn refused(data_dir: &Path, settings: &[(&str, &str)]) -> (Output, String) {
     let output = command(data_dir, settings).output().unwrap();

@@ -223,19 +223,19 @@ fn relations_between_fields_are_checked() {
 #[test]
 fn a_look_inside_finds_what_the_header_hides() {
     // Deep validation, for each codec: counts that lie, deltas out of order, keys that are missing.
-    let deep = |bytes: &[u8], key_required| {
+    let deep = |bytes: &[u8]| {
         let batch = BatchView::produced(bytes).unwrap();
-        batch.check_records(
-            DeepCheck {
-                key_required,
-                limits: LIMITS,
-            },
-            &mut vec![],
-        )
+        batch.check_records(LIMITS, &mut vec![])
+    };
+    let keyless = |count, first: &[i32]| {
+        Ok(Keyless {
+            count,
+            first: first.to_vec(),
+        })
     };
     for codec in Codec::ALL {
         let honest = batch(codec);
-        assert_eq!(deep(&honest, true), Ok(()), "{codec:?}");
+        assert_eq!(deep(&honest), keyless(0, &[]), "{codec:?}");
         // One record fewer, one more than there are.
         for (count, delta, refusal) in [
             (2, 1, "bytes after the last record"),
@@ -246,19 +246,20 @@ fn a_look_inside_finds_what_the_header_hides() {
             lying[at::LAST_OFFSET_DELTA + 3] = delta;
             set_crc(&mut lying);
             assert_eq!(
-                deep(&lying, false),
+                deep(&lying),
                 Err(RecordsError::Corrupt(refusal)),
                 "{codec:?}"
             );
         }
-        let mut keyless = BatchBuilder::new(codec);
-        keyless.push(&NewRecord::default());
-        let keyless = keyless.build();
-        assert_eq!(deep(&keyless, false), Ok(()));
-        assert!(matches!(
-            deep(&keyless, true),
-            Err(RecordsError::Invalid(_))
-        ));
+        let mut mixed = BatchBuilder::new(codec);
+        for index in 0..2_010 {
+            mixed.push(&NewRecord {
+                key: (index % 2 == 0).then_some(b"key"),
+                ..NewRecord::default()
+            });
+        }
+        let odd: Vec<i32> = (0..1_000).map(|place| 2 * place + 1).collect();
+        assert_eq!(deep(&mixed.build()), keyless(1_005, &odd), "{codec:?}");
 
         let mut holes = BatchBuilder::new(codec);
         holes.push_at(1, &NewRecord::default());
@@ -266,7 +267,7 @@ fn a_look_inside_finds_what_the_header_hides() {
         holes[at::LAST_OFFSET_DELTA + 3] = 0;
         set_crc(&mut holes);
         assert!(
-            matches!(deep(&holes, false), Err(RecordsError::Invalid(_))),
+            matches!(deep(&holes), Err(RecordsError::Invalid(_))),
             "{codec:?}"
         );
     }
@@ -318,7 +319,7 @@ fn record_lengths_that_lie_are_refused() {
         bytes[at::BATCH_LENGTH + 3] = length;
         set_crc(&mut bytes);
         let view = BatchView::produced(&bytes).unwrap();
-        let checked = view.check_records(DeepCheck::default(), &mut vec![]);
+        let checked = view.check_records(DecompressLimits::default(), &mut vec![]);
         assert!(
             matches!(checked, Err(RecordsError::Corrupt(_))),
             "body {index}: {checked:?}"

@@ -36,7 +36,7 @@ pub use error::RecordsError;
 pub use patch::{set_base_offset, set_log_append_time, set_partition_leader_epoch, set_producer};
 pub use record::{Header, Headers, Record, Records};
 pub use timestamps::OffsetAndTimestamp;
-pub use validate::DeepCheck;
+pub use validate::{KEYLESS_SHOWN_MAX, Keyless};
 
 #[cfg(test)]
 mod hostile_tests;

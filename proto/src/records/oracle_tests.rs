@@ -198,7 +198,7 @@ fn we_read_what_the_oracle_writes() {
             assert_eq!(Some(batch.max_timestamp()), latest);
             let mut scratch = vec![];
             batch
-                .check_records(DeepCheck::default(), &mut scratch)
+                .check_records(DecompressLimits::default(), &mut scratch)
                 .unwrap();
             let read = batch
                 .records(&mut scratch, DecompressLimits::default())

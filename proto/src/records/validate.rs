@@ -11,13 +11,17 @@ pub(super) fn checksum(bytes: &[u8]) -> u32 {
     crc_fast::crc32_iscsi(bytes)
 }
 
-/// What [`BatchView::check_records`] looks at beyond the framing of the records.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct DeepCheck {
-    /// Refuse records without a key, as topics that are compacted do.
-    pub key_required: bool,
-    /// How far a compressed batch may unfold.
-    pub limits: DecompressLimits,
+/// Indexes of keyless records that a look inside gives back at most. An answer names each of them
+/// to the producer, and a few hundred compressed bytes may hold a million.
+pub const KEYLESS_SHOWN_MAX: usize = 1_000;
+
+/// The records of a batch that have no key.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Keyless {
+    /// How many there are.
+    pub count: usize,
+    /// The places in the batch of the first [`KEYLESS_SHOWN_MAX`].
+    pub first: Vec<i32>,
 }
 
 impl<'a> BatchView<'a> {
@@ -100,27 +104,29 @@ impl<'a> BatchView<'a> {
     }
 
     /// Looks at every record, decompressing if needed: for topics that ask for it, and for those
-    /// that are compacted. `scratch` holds what was unfolded.
+    /// that are compacted, which take no record without a key. `scratch` holds what was unfolded.
     ///
     /// # Errors
     /// [`RecordsError::TooLarge`] for a bomb, [`RecordsError::Invalid`] for a record that breaks a
     /// rule, [`RecordsError::Corrupt`] for one that cannot be read.
     pub fn check_records(
         &self,
-        check: DeepCheck,
+        limits: DecompressLimits,
         scratch: &mut Vec<u8>,
-    ) -> Result<(), RecordsError> {
-        for (index, record) in self.records(scratch, check.limits)?.enumerate() {
+    ) -> Result<Keyless, RecordsError> {
+        let mut keyless = Keyless::default();
+        for (index, record) in (0_i32..).zip(self.records(scratch, limits)?) {
             let record = record?;
-            if usize::try_from(record.offset_delta) != Ok(index) {
+            if record.offset_delta != index {
                 return Err(RecordsError::Invalid("offset deltas are not 0, 1, 2, …"));
             }
-            if check.key_required && record.key.is_none() {
-                return Err(RecordsError::Invalid(
-                    "record without a key in a compacted topic",
-                ));
+            if record.key.is_none() {
+                keyless.count += 1;
+                if keyless.first.len() < KEYLESS_SHOWN_MAX {
+                    keyless.first.push(index);
+                }
             }
         }
-        Ok(())
+        Ok(keyless)
     }
 }

@@ -1,0 +1,60 @@
+//! Requests as they lie on the wire, one connection, any version: for what no client library sends.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use streambus_client::request::{Request, encode};
+use streambus_proto::messages::Message;
+use streambus_proto::wire::Reader;
+
+/// More than enough for an answer on a busy machine; a broker that hangs fails the test.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A connection.
+pub(crate) struct Wire {
+    stream: TcpStream,
+}
+
+impl Wire {
+    pub(crate) fn connect(address: SocketAddr) -> Wire {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        Wire { stream }
+    }
+
+    /// Sends a request. One that the broker does not take is an error.
+    pub(crate) fn send<R: Request>(&mut self, request: &R, version: i16) -> std::io::Result<()> {
+        let frame = encode(request, version, 1, "test").unwrap();
+        assert!(frame.splices.is_empty(), "records go into the request");
+        self.stream.write_all(&frame.bytes)
+    }
+
+    /// Reads an answer frame, without its length. `None` once the broker has closed.
+    pub(crate) fn receive(&mut self) -> Option<Vec<u8>> {
+        let mut length = [0; 4];
+        self.stream.read_exact(&mut length).ok()?;
+        let mut frame = vec![0; usize::try_from(i32::from_be_bytes(length)).unwrap()];
+        self.stream.read_exact(&mut frame).ok()?;
+        Some(frame)
+    }
+
+    /// Sends a request and hands its answer to `look`.
+    pub(crate) fn ask<R: Request, T>(
+        &mut self,
+        request: &R,
+        version: i16,
+        look: impl FnOnce(R::Response<'_>) -> T,
+    ) -> T {
+        self.send(request, version).unwrap();
+        let frame = self.receive().expect("the broker closed the connection");
+        let mut reader = Reader::new(&frame);
+        reader.i32().unwrap();
+        if R::KEY.response_is_flexible(version) {
+            reader.set_flexible(true);
+            reader.tagged(|_, _| Ok(false)).unwrap();
+        }
+        look(Message::read(&mut reader, version).unwrap())
+    }
+}
