@@ -15,7 +15,7 @@ const ENDPOINT_CONTROLLERS: i8 = 2;
 
 /// Create, alter, describe, cluster action, describe and alter configs, idempotent write: everything
 /// a cluster knows, for nobody is kept from it.
-const CLUSTER_OPERATIONS: i32 = 0b1_1111_1010_0000;
+pub(super) const CLUSTER_OPERATIONS: i32 = 0b1_1111_1010_0000;
 
 /// `DescribeCluster` 0-2.
 pub(crate) fn describe_cluster(

@@ -12,7 +12,9 @@ use streambus_proto::messages::metadata_response::{
 
 use super::admin::draw_topic_id;
 use super::broker::Broker;
+use super::cluster::CLUSTER_OPERATIONS;
 use super::listener::View;
+use super::topic_partitions::TOPIC_OPERATIONS;
 use crate::metadata::routing::Routing;
 use crate::metadata::{Command, Image, Layout, Submit, Topic, topic_name};
 
@@ -44,7 +46,7 @@ pub(super) async fn metadata(
     });
     let asked = asked.filter(|asked| !asked.is_empty() || version >= EMPTY_MEANS_NONE_FROM);
     let may_create = version < MAY_FORBID_CREATION_FROM || request.allow_auto_topic_creation;
-    let topics = match asked {
+    let mut topics: Vec<_> = match asked {
         None => broker
             .shard
             .image(|image| image.topics().map(|topic| told(topic, view)).collect()),
@@ -56,7 +58,18 @@ pub(super) async fn metadata(
             topics
         }
     };
+    if request.include_topic_authorized_operations {
+        for topic in topics.iter_mut().filter(|topic| topic.name.is_some()) {
+            topic.topic_authorized_operations = TOPIC_OPERATIONS;
+        }
+    }
+    let cluster_authorized_operations = if request.include_cluster_authorized_operations {
+        CLUSTER_OPERATIONS
+    } else {
+        i32::MIN
+    };
     broker.shard.image(|image| MetadataResponse {
+        cluster_authorized_operations,
         brokers: brokers(view),
         cluster_id: Some(image.cluster_id().to_owned().into()),
         controller_id: view.controller().0,
