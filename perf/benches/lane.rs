@@ -97,8 +97,19 @@ fn read(criterion: &mut Criterion) {
         fill(&lane, &batch, APPENDS_MAX);
         // What is not sealed yet can't be read; it is less than a commit.
         let readable = 2_000;
+        let newest = Offset(readable - 1);
+        criterion.bench_function("lane/read_newest", |bencher| {
+            bencher.iter(|| {
+                let plan = lane.read(key(7), black_box(newest), BATCH_BYTES, Offset(readable));
+                let Ok(ReadPlan::Ready(batches)) = plan else {
+                    panic!("it is in memory");
+                };
+                assert_eq!(batches.bytes, BATCH_BYTES);
+                black_box(batches)
+            });
+        });
         let mut place = 0_i64;
-        criterion.bench_function("lane/read_memory", |bencher| {
+        criterion.bench_function("lane/read_anywhere", |bencher| {
             bencher.iter(|| {
                 // A step without a common divisor, so that neither partition nor offset is the last one.
                 place = (place + 7_919) % (readable * i64::from(PARTITIONS));

@@ -23,6 +23,9 @@ pub trait Element<'a>: Sized + Clone {
 
 #[derive(Clone)]
 enum Inner<'a, T> {
+    /// The only one, decoded. Most requests name one topic and many one partition; without this each
+    /// level of nesting would decode those below it once more.
+    One(T),
     Wire {
         bytes: &'a [u8],
         count: usize,
@@ -66,9 +69,15 @@ impl<'a, T: Element<'a>> Array<'a, T> {
         })
     }
 
+    /// One element, decoded from the wire.
+    pub(super) fn one(element: T) -> Self {
+        Array(Inner::One(element))
+    }
+
     /// How many elements there are.
     pub fn len(&self) -> usize {
         match &self.0 {
+            Inner::One(_) => 1,
             Inner::Wire { count, .. } => *count,
             Inner::Items(items) => items.len(),
         }
@@ -82,6 +91,7 @@ impl<'a, T: Element<'a>> Array<'a, T> {
     /// Walks the elements.
     pub fn iter(&self) -> Iter<'_, 'a, T> {
         match &self.0 {
+            Inner::One(element) => Iter::Items(std::slice::from_ref(element).iter()),
             Inner::Wire {
                 bytes,
                 count,
@@ -103,6 +113,7 @@ impl<'a, T: Element<'a>> Array<'a, T> {
     pub fn encode(&self, writer: &mut Writer, version: i16) -> Result<(), EncodeError> {
         writer.count(Some(self.len()));
         match &self.0 {
+            Inner::One(element) => element.encode(writer, version),
             // The items themselves, for `iter` would clone them.
             Inner::Items(items) => items
                 .iter()

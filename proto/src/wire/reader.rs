@@ -315,6 +315,9 @@ impl<'a> Reader<'a> {
         let Some(count) = self.length(|reader| reader.i32().map(i64::from))? else {
             return Ok(None);
         };
+        if count == 1 {
+            return T::decode(self, version).map(|element| Some(Array::one(element)));
+        }
         let start = self.rest;
         for _ in 0..count {
             T::decode(self, version)?;
