@@ -1,0 +1,190 @@
+/* What rdkafka_performance can't do for a comparison: make and remove a topic, count what is in it,
+ * and produce one record at a time.
+ *
+ * usage: client BROKERS create TOPIC PARTITIONS
+ *        client BROKERS delete TOPIC
+ *        client BROKERS count TOPIC PARTITIONS      prints the records that a consumer got, and their bytes
+ *        client BROKERS one TOPIC BYTES COUNT       prints the microseconds of each, a line each
+ *
+ * Exit code 0 when all went well, else 1 and a line on stderr.
+ */
+#include <inttypes.h>
+#include <librdkafka/rdkafka.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define TIMEOUT_MS 60000
+/* Deliveries before the figures begin: connections, metadata, a JVM that compiles. */
+#define WARM_UP 1000
+
+static char text[512];
+
+static void fail(const char *what, const char *why) {
+        fprintf(stderr, "client: %s: %s\n", what, why);
+        exit(1);
+}
+
+static void set(rd_kafka_conf_t *conf, const char *name, const char *value) {
+        if (rd_kafka_conf_set(conf, name, value, text, sizeof(text)) != RD_KAFKA_CONF_OK)
+                fail(name, text);
+}
+
+static rd_kafka_t *start(rd_kafka_type_t type, rd_kafka_conf_t *conf) {
+        rd_kafka_t *rk = rd_kafka_new(type, conf, text, sizeof(text));
+        if (!rk)
+                fail("rd_kafka_new", text);
+        return rk;
+}
+
+/* Waits for the answer of an admin request and checks each of its results. */
+static void await_admin(rd_kafka_queue_t *queue, const char *what) {
+        rd_kafka_event_t *event = rd_kafka_queue_poll(queue, TIMEOUT_MS);
+        const rd_kafka_topic_result_t **results = NULL;
+        size_t count = 0;
+        if (!event)
+                fail(what, "no answer");
+        if (rd_kafka_event_error(event))
+                fail(what, rd_kafka_event_error_string(event));
+        if (rd_kafka_event_CreateTopics_result(event))
+                results = rd_kafka_CreateTopics_result_topics(
+                    rd_kafka_event_CreateTopics_result(event), &count);
+        else
+                results = rd_kafka_DeleteTopics_result_topics(
+                    rd_kafka_event_DeleteTopics_result(event), &count);
+        for (size_t i = 0; i < count; i++)
+                if (rd_kafka_topic_result_error(results[i]))
+                        fail(what, rd_kafka_err2name(rd_kafka_topic_result_error(results[i])));
+        rd_kafka_event_destroy(event);
+}
+
+static void create(rd_kafka_conf_t *conf, const char *topic, int partitions) {
+        rd_kafka_t *rk          = start(RD_KAFKA_PRODUCER, conf);
+        rd_kafka_queue_t *queue = rd_kafka_queue_new(rk);
+        rd_kafka_NewTopic_t *one =
+            rd_kafka_NewTopic_new(topic, partitions, 1, text, sizeof(text));
+        const rd_kafka_metadata_t *metadata;
+        int led = 0;
+        rd_kafka_CreateTopics(rk, &one, 1, NULL, queue);
+        await_admin(queue, "create");
+        /* Whether each partition has a leader is known a little later. */
+        while (led < partitions) {
+                rd_kafka_topic_t *rkt = rd_kafka_topic_new(rk, topic, NULL);
+                led                   = 0;
+                if (rd_kafka_metadata(rk, 0, rkt, &metadata, TIMEOUT_MS))
+                        fail("metadata", topic);
+                for (int i = 0; i < metadata->topics[0].partition_cnt; i++)
+                        led += metadata->topics[0].partitions[i].leader >= 0;
+                rd_kafka_metadata_destroy(metadata);
+                rd_kafka_topic_destroy(rkt);
+        }
+        rd_kafka_NewTopic_destroy(one);
+        rd_kafka_queue_destroy(queue);
+        rd_kafka_destroy(rk);
+}
+
+static void delete (rd_kafka_conf_t *conf, const char *topic) {
+        rd_kafka_t *rk            = start(RD_KAFKA_PRODUCER, conf);
+        rd_kafka_queue_t *queue   = rd_kafka_queue_new(rk);
+        rd_kafka_DeleteTopic_t *one = rd_kafka_DeleteTopic_new(topic);
+        rd_kafka_DeleteTopics(rk, &one, 1, NULL, queue);
+        await_admin(queue, "delete");
+        rd_kafka_DeleteTopic_destroy(one);
+        rd_kafka_queue_destroy(queue);
+        rd_kafka_destroy(rk);
+}
+
+static void count(rd_kafka_conf_t *conf, const char *topic, int partitions) {
+        rd_kafka_topic_partition_list_t *all = rd_kafka_topic_partition_list_new(partitions);
+        int64_t *next                        = calloc((size_t)partitions, sizeof(*next));
+        uint64_t records = 0, bytes = 0;
+        int ended = 0;
+        set(conf, "group.id", "comparison");
+        set(conf, "enable.auto.commit", "false");
+        set(conf, "enable.partition.eof", "true");
+        rd_kafka_t *rk = start(RD_KAFKA_CONSUMER, conf);
+        rd_kafka_poll_set_consumer(rk);
+        for (int i = 0; i < partitions; i++)
+                rd_kafka_topic_partition_list_add(all, topic, i)->offset =
+                    RD_KAFKA_OFFSET_BEGINNING;
+        if (rd_kafka_assign(rk, all))
+                fail("assign", topic);
+        while (ended < partitions) {
+                rd_kafka_message_t *message = rd_kafka_consumer_poll(rk, TIMEOUT_MS);
+                if (!message)
+                        fail("count", "nothing came");
+                if (message->err == RD_KAFKA_RESP_ERR__PARTITION_EOF) {
+                        ended++;
+                } else if (message->err) {
+                        fail("count", rd_kafka_message_errstr(message));
+                } else {
+                        /* Dense from 0: nothing is missing in between, and nothing came twice. */
+                        if (message->offset != next[message->partition]++)
+                                fail("count", "offsets are not dense");
+                        records++;
+                        bytes += message->len;
+                }
+                rd_kafka_message_destroy(message);
+        }
+        printf("%" PRIu64 " %" PRIu64 "\n", records, bytes);
+        rd_kafka_topic_partition_list_destroy(all);
+        rd_kafka_consumer_close(rk);
+        rd_kafka_destroy(rk);
+        free(next);
+}
+
+static double now_us(void) {
+        struct timespec now;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        return (double)now.tv_sec * 1e6 + (double)now.tv_nsec / 1e3;
+}
+
+static int delivered;
+
+static void on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *message, void *opaque) {
+        (void)rk, (void)opaque;
+        if (message->err)
+                fail("one", rd_kafka_err2str(message->err));
+        delivered++;
+}
+
+static void one(rd_kafka_conf_t *conf, const char *topic, size_t bytes, int wanted) {
+        char *payload = malloc(bytes);
+        memset(payload, 'x', bytes);
+        set(conf, "linger.ms", "0");
+        set(conf, "acks", "-1");
+        rd_kafka_conf_set_dr_msg_cb(conf, on_delivery);
+        rd_kafka_t *rk        = start(RD_KAFKA_PRODUCER, conf);
+        rd_kafka_topic_t *rkt = rd_kafka_topic_new(rk, topic, NULL);
+        for (int i = 0; i < WARM_UP + wanted; i++) {
+                double began = now_us();
+                if (rd_kafka_produce(rkt, 0, RD_KAFKA_MSG_F_COPY, payload, bytes, NULL, 0, NULL))
+                        fail("one", rd_kafka_err2str(rd_kafka_last_error()));
+                while (delivered <= i)
+                        rd_kafka_poll(rk, 1000);
+                if (i >= WARM_UP)
+                        printf("%.1f\n", now_us() - began);
+        }
+        rd_kafka_topic_destroy(rkt);
+        rd_kafka_destroy(rk);
+        free(payload);
+}
+
+int main(int argc, char **argv) {
+        rd_kafka_conf_t *conf = rd_kafka_conf_new();
+        const char *verb      = argc > 3 ? argv[2] : "";
+        if (argc > 3)
+                set(conf, "bootstrap.servers", argv[1]);
+        if (argc == 5 && !strcmp(verb, "create"))
+                create(conf, argv[3], atoi(argv[4]));
+        else if (argc == 4 && !strcmp(verb, "delete"))
+                delete (conf, argv[3]);
+        else if (argc == 5 && !strcmp(verb, "count"))
+                count(conf, argv[3], atoi(argv[4]));
+        else if (argc == 6 && !strcmp(verb, "one"))
+                one(conf, argv[3], (size_t)atol(argv[4]), atoi(argv[5]));
+        else
+                fail("usage", "client BROKERS create|delete|count|one TOPIC ...; see client.c");
+        return 0;
+}
