@@ -21,7 +21,7 @@
 //! glommio, a clock, a file, a socket or a random number.
 //!
 //! `unsafe` is in: `buffer` (raw memory), `ring` (slots handed between threads), `uring` and `disk`
-//! (pointers given to the kernel), `net` (uninitialised receive space), `node`, `time`, `rng`,
+//! (pointers given to the kernel), `net::real` (uninitialised receive space), `node`, `time`, `rng`,
 //! `dir_lock` and `probe` (libc calls).
 
 pub mod buffer;

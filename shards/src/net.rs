@@ -1,38 +1,24 @@
-//! TCP, without blocking the core.
+//! TCP, without blocking the core: real sockets, or those of the simulated world.
 
-use std::io::{self, IoSlice};
-use std::mem::MaybeUninit;
+mod real;
+
+use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
-use std::rc::Rc;
-use std::time::Duration;
-
-use glommio::io::PollableFd;
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::buffer::{Buf, BufMut};
-
-/// Connections the kernel holds for a listener until they are accepted.
-const BACKLOG: i32 = 1_024;
-/// Slices in one `sendmsg`: Linux takes 1,024 (`UIO_MAXIOV`).
-const SLICES_MAX: usize = 1_024;
-
-fn pollable(socket: Socket) -> io::Result<PollableFd<Socket>> {
-    socket.set_nonblocking(true)?;
-    PollableFd::new(socket).map_err(io::Error::other)
-}
-
-fn waits(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-    )
-}
+#[cfg(any(test, feature = "sim"))]
+use crate::sim::network::socket::{self, SimBound, SimListener, SimStream};
+use real::{RealBound, RealListener, RealStream};
 
 /// Accepts connections.
 #[derive(Debug)]
-pub struct Listener {
-    socket: PollableFd<Socket>,
+pub struct Listener(Accepts);
+
+#[derive(Debug)]
+enum Accepts {
+    Real(RealListener),
+    #[cfg(any(test, feature = "sim"))]
+    Sim(SimListener),
 }
 
 impl Listener {
@@ -50,7 +36,11 @@ impl Listener {
     /// # Errors
     /// What the kernel says.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        address(self.socket.get_ref().local_addr())
+        match &self.0 {
+            Accepts::Real(listener) => listener.local_addr(),
+            #[cfg(any(test, feature = "sim"))]
+            Accepts::Sim(listener) => listener.local_addr(),
+        }
     }
 
     /// The next connection.
@@ -58,55 +48,37 @@ impl Listener {
     /// # Errors
     /// What the kernel says; out of descriptors (`EMFILE`) passes, so wait and go on.
     pub async fn accept(&self) -> io::Result<Stream> {
-        loop {
-            match self.socket.get_ref().accept() {
-                Ok((socket, _)) => return Stream::new(socket),
-                Err(error) if waits(&error) || error.kind() == io::ErrorKind::ConnectionAborted => {
-                    self.socket.readable().await.map_err(io::Error::other)?;
-                }
-                Err(error) => return Err(error),
-            }
+        match &self.0 {
+            Accepts::Real(listener) => listener.accept().await.map(Ends::Real).map(Stream),
+            #[cfg(any(test, feature = "sim"))]
+            Accepts::Sim(listener) => listener.accept().await.map(Ends::Sim).map(Stream),
         }
     }
 }
 
-fn address(found: io::Result<SockAddr>) -> io::Result<SocketAddr> {
-    found?
-        .as_socket()
-        .ok_or_else(|| io::Error::other("not an internet address"))
-}
-
 /// A connection. A clone is the same connection, so that one task may read while another writes.
 #[derive(Debug, Clone)]
-pub struct Stream {
-    socket: Rc<PollableFd<Socket>>,
+pub struct Stream(Ends);
+
+#[derive(Debug, Clone)]
+enum Ends {
+    Real(RealStream),
+    #[cfg(any(test, feature = "sim"))]
+    Sim(SimStream),
 }
 
 impl Stream {
-    fn new(socket: Socket) -> io::Result<Stream> {
-        socket.set_tcp_nodelay(true)?;
-        Ok(Stream {
-            socket: Rc::new(pollable(socket)?),
-        })
-    }
-
     /// Opens a connection.
     ///
     /// # Errors
     /// What the kernel says. It may take minutes: put a [`timeout`](crate::timeout) around it.
     pub async fn connect(to: SocketAddr) -> io::Result<Stream> {
-        let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
-        let stream = Stream::new(socket)?;
-        match stream.socket.get_ref().connect(&SockAddr::from(to)) {
-            Ok(()) => return Ok(stream),
-            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) || waits(&error) => {}
-            Err(error) => return Err(error),
+        #[cfg(any(test, feature = "sim"))]
+        if let Some(world) = crate::sim::world::current() {
+            let stream = socket::connect(&world, to).await;
+            return stream.map(Ends::Sim).map(Stream);
         }
-        stream.socket.writable().await.map_err(io::Error::other)?;
-        match stream.socket.get_ref().take_error()? {
-            Some(error) => Err(error),
-            None => Ok(stream),
-        }
+        RealStream::connect(to).await.map(Ends::Real).map(Stream)
     }
 
     /// This end's address.
@@ -114,7 +86,11 @@ impl Stream {
     /// # Errors
     /// What the kernel says.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        address(self.socket.get_ref().local_addr())
+        match &self.0 {
+            Ends::Real(stream) => stream.local_addr(),
+            #[cfg(any(test, feature = "sim"))]
+            Ends::Sim(stream) => stream.local_addr(),
+        }
     }
 
     /// The other end's address.
@@ -122,37 +98,25 @@ impl Stream {
     /// # Errors
     /// What the kernel says, if the other end is gone already.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
-        address(self.socket.get_ref().peer_addr())
+        match &self.0 {
+            Ends::Real(stream) => stream.peer_addr(),
+            #[cfg(any(test, feature = "sim"))]
+            Ends::Sim(stream) => stream.peer_addr(),
+        }
     }
 
     /// Reads into the free space of `buf`; returns how much, 0 once the other end has closed.
     ///
     /// The buffer travels in and out, so that a world that completes reads later can own it meanwhile.
-    pub async fn read(&self, mut buf: BufMut) -> (io::Result<usize>, BufMut) {
+    pub async fn read(&self, buf: BufMut) -> (io::Result<usize>, BufMut) {
         assert!(
             buf.remaining() > 0,
             "a read into no space looks like the end"
         );
-        loop {
-            let spare = buf.spare_mut();
-            // SAFETY: `u8` and `MaybeUninit<u8>` have one layout, and recv only writes bytes there.
-            let room = unsafe {
-                std::slice::from_raw_parts_mut(
-                    spare.as_mut_ptr().cast::<MaybeUninit<u8>>(),
-                    spare.len(),
-                )
-            };
-            match self.socket.get_ref().recv(room) {
-                Ok(count) => {
-                    buf.advance(count);
-                    return (Ok(count), buf);
-                }
-                Err(error) if waits(&error) => {}
-                Err(error) => return (Err(error), buf),
-            }
-            if let Err(error) = self.socket.readable().await {
-                return (Err(io::Error::other(error)), buf);
-            }
+        match &self.0 {
+            Ends::Real(stream) => stream.read(buf).await,
+            #[cfg(any(test, feature = "sim"))]
+            Ends::Sim(stream) => stream.read(buf).await,
         }
     }
 
@@ -161,90 +125,56 @@ impl Stream {
     /// # Errors
     /// What the kernel says; how much went out is unknown then.
     pub async fn write_all(&self, slices: &[Buf]) -> io::Result<()> {
-        let (mut next, mut skip) = (0, 0);
-        while next < slices.len() {
-            let pieces: Vec<IoSlice<'_>> = slices[next..]
-                .iter()
-                .take(SLICES_MAX)
-                .enumerate()
-                .map(|(index, slice)| IoSlice::new(if index == 0 { &slice[skip..] } else { slice }))
-                .collect();
-            match self
-                .socket
-                .get_ref()
-                .send_vectored_with_flags(&pieces, libc::MSG_NOSIGNAL)
-            {
-                Ok(mut sent) => {
-                    while next < slices.len() && sent >= slices[next].len() - skip {
-                        sent -= slices[next].len() - skip;
-                        skip = 0;
-                        next += 1;
-                    }
-                    skip += sent;
-                }
-                Err(error) if waits(&error) => {
-                    self.socket.writable().await.map_err(io::Error::other)?;
-                }
-                Err(error) => return Err(error),
-            }
+        match &self.0 {
+            Ends::Real(stream) => stream.write_all(slices).await,
+            #[cfg(any(test, feature = "sim"))]
+            Ends::Sim(stream) => stream.write_all(slices).await,
         }
-        Ok(())
     }
 
     /// Ends both directions: a pending read returns 0, a pending write fails.
     pub fn shutdown(&self) {
-        // It fails only if the other end is gone, which is what is wanted.
-        let _ = self.socket.get_ref().shutdown(std::net::Shutdown::Both);
+        match &self.0 {
+            Ends::Real(stream) => stream.shutdown(),
+            #[cfg(any(test, feature = "sim"))]
+            Ends::Sim(stream) => stream.shutdown(),
+        }
     }
 
     /// The descriptor's number, to tell connections apart in logs.
     pub fn id(&self) -> i32 {
-        self.socket.get_ref().as_raw_fd()
-    }
-}
-
-/// How long an address may stay taken after the process that had it was killed: the kernel ends the
-/// accepts that its `io_uring` had under way in its own time, and they hold the socket.
-const RELEASE_WAIT: Duration = Duration::from_secs(3);
-/// How long to wait between two looks.
-const RELEASE_LOOK: Duration = Duration::from_millis(20);
-
-/// Fails if somebody listens at this address, even one who would share it. Blocks for up to
-/// [`RELEASE_WAIT`] while it is taken: for start-up only.
-///
-/// # Errors
-/// What the kernel says, above all `AddrInUse`.
-pub fn check_free(address: SocketAddr) -> io::Result<()> {
-    let began = crate::now();
-    loop {
-        match listen_once(address) {
-            Err(error)
-                if error.kind() == io::ErrorKind::AddrInUse && began.elapsed() < RELEASE_WAIT =>
-            {
-                std::thread::sleep(RELEASE_LOOK);
-            }
-            outcome => return outcome,
+        match &self.0 {
+            Ends::Real(stream) => stream.id(),
+            #[cfg(any(test, feature = "sim"))]
+            Ends::Sim(stream) => stream.id(),
         }
     }
 }
 
-fn listen_once(address: SocketAddr) -> io::Result<()> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
-    socket.set_reuse_address(true)?;
-    socket.bind(&SockAddr::from(address))?;
-    socket.listen(1)
+/// Fails if somebody listens at this address, even one who would share it. Blocks for a few seconds
+/// while it is taken, as it may be by a process just killed: for start-up only.
+///
+/// # Errors
+/// What the kernel says, above all `AddrInUse`.
+pub fn check_free(address: SocketAddr) -> io::Result<()> {
+    #[cfg(any(test, feature = "sim"))]
+    if let Some(world) = crate::sim::world::current() {
+        return socket::check_free(&world, address);
+    }
+    real::check_free(address)
 }
 
 /// An address that is taken but not listened on yet, by whichever core will.
 ///
 /// All are taken before anything is written or any core starts, so that a busy port is found first.
 #[derive(Debug)]
-pub struct BoundAddress {
-    socket: Socket,
+pub struct BoundAddress(Taken);
+
+#[derive(Debug)]
+enum Taken {
+    Real(RealBound),
+    #[cfg(any(test, feature = "sim"))]
+    Sim(SimBound),
 }
 
 impl BoundAddress {
@@ -254,15 +184,14 @@ impl BoundAddress {
     /// # Errors
     /// What the kernel says, above all `AddrInUse`.
     pub fn take(address: SocketAddr, shared: bool) -> io::Result<BoundAddress> {
-        let socket = Socket::new(
-            Domain::for_address(address),
-            Type::STREAM,
-            Some(Protocol::TCP),
-        )?;
-        socket.set_reuse_address(true)?;
-        socket.set_reuse_port(shared)?;
-        socket.bind(&SockAddr::from(address))?;
-        Ok(BoundAddress { socket })
+        #[cfg(any(test, feature = "sim"))]
+        if let Some(world) = crate::sim::world::current() {
+            let bound = SimBound::take(&world, address, shared);
+            return bound.map(Taken::Sim).map(BoundAddress);
+        }
+        RealBound::take(address, shared)
+            .map(Taken::Real)
+            .map(BoundAddress)
     }
 
     /// The address, with the port the kernel chose if it was asked for port 0.
@@ -270,7 +199,11 @@ impl BoundAddress {
     /// # Errors
     /// What the kernel says.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        address(self.socket.local_addr())
+        match &self.0 {
+            Taken::Real(bound) => bound.local_addr(),
+            #[cfg(any(test, feature = "sim"))]
+            Taken::Sim(bound) => bound.local_addr(),
+        }
     }
 
     /// Starts listening, on the core that calls.
@@ -278,10 +211,10 @@ impl BoundAddress {
     /// # Errors
     /// What the kernel says.
     pub fn listen(&self) -> io::Result<Listener> {
-        let socket = self.socket.try_clone()?;
-        socket.listen(BACKLOG)?;
-        Ok(Listener {
-            socket: pollable(socket)?,
-        })
+        match &self.0 {
+            Taken::Real(bound) => bound.listen().map(Accepts::Real).map(Listener),
+            #[cfg(any(test, feature = "sim"))]
+            Taken::Sim(bound) => bound.listen().map(Accepts::Sim).map(Listener),
+        }
     }
 }

@@ -22,6 +22,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 pub use host::{HostId, Kill, Running};
+pub use network::NetworkFaults;
 pub use stream::Stream;
 pub use world::Failure;
 
@@ -224,6 +225,11 @@ impl World {
     /// Tasks that the host has.
     pub fn task_count(&self, host: HostId) -> usize {
         self.0.executor.count(|place| place.host == host)
+    }
+
+    /// The network, to break and heal it.
+    pub fn network(&self) -> NetworkFaults {
+        NetworkFaults::new(&self.0)
     }
 
     /// The next number of a stream.
