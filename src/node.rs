@@ -523,6 +523,7 @@ fn lane_config(config: &Config) -> LaneConfig {
         memtable_bytes: storage.memtable_bytes,
         memtables_frozen_max: storage.memtables_frozen_max,
         block_bytes: storage.block_bytes,
+        cache_bytes: storage.cache_bytes,
         commit_bytes_max: storage.commit_bytes_max,
         sync: match storage.sync {
             // Measured on virtio and NVMe: one durable write beats a write and a sync.

@@ -155,6 +155,12 @@ pub struct StorageMetrics {
     pub disk_bytes: Gauge,
     /// Free on the file system.
     pub disk_free_bytes: Gauge,
+    /// Cold reads served from the block cache.
+    pub cache_hits: Counter,
+    /// Cold reads that had to read the disk.
+    pub cache_misses: Counter,
+    /// Table data in the block cache.
+    pub cache_bytes: Gauge,
     /// Tables on disk.
     pub tables: Gauge,
     /// Merges carried out.
@@ -191,6 +197,9 @@ impl StorageMetrics {
             memtable_bytes: gauge(families::MEMTABLE_BYTES),
             disk_bytes: gauge(families::DISK_BYTES),
             disk_free_bytes: gauge(families::DISK_FREE_BYTES),
+            cache_hits: counter(families::CACHE_HITS),
+            cache_misses: counter(families::CACHE_MISSES),
+            cache_bytes: gauge(families::CACHE_BYTES),
             tables: gauge(families::TABLES),
             merges: counter(families::MERGES),
             appended_bytes: counter(families::STORAGE_APPENDED_BYTES),

@@ -79,6 +79,12 @@ families! {
         "Bytes of batches that the lanes took.";
     STORAGE_WRITTEN_BYTES = "streambus_storage_written_bytes_total", Kind::Counter,
         "Bytes written to disk for them, by stage: wal, flush, merge, rewrite, manifest.";
+    CACHE_HITS = "streambus_cache_hits_total", Kind::Counter,
+        "Cold reads served from the block cache.";
+    CACHE_MISSES = "streambus_cache_misses_total", Kind::Counter,
+        "Cold reads that had to read the disk.";
+    CACHE_BYTES = "streambus_cache_bytes", Kind::Gauge,
+        "Bytes of table data in the block cache.";
     DISK_FREE_BYTES = "streambus_disk_free_bytes", Kind::Gauge,
         "Bytes free on the data directory's file system.";
     CORE_STALLS = "streambus_core_stalls_total", Kind::Counter,

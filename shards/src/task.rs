@@ -18,7 +18,9 @@ pub enum Queue {
     Foreground,
     /// Copying to and from other nodes.
     Replication,
-    /// Flush, merge, retention, cold reads.
+    /// Reads of what is not in memory any more: behind what is live, ahead of what nobody waits for.
+    ColdRead,
+    /// Flush, merge, retention.
     Background,
 }
 
@@ -26,6 +28,7 @@ pub enum Queue {
 struct Queues {
     foreground: TaskQueueHandle,
     replication: TaskQueueHandle,
+    cold_read: TaskQueueHandle,
     background: TaskQueueHandle,
 }
 
@@ -61,6 +64,11 @@ pub(crate) fn create_queues() {
             Shares::Static(300),
             Latency::NotImportant,
             "replication",
+        ),
+        cold_read: executor.create_task_queue(
+            Shares::Static(200),
+            Latency::NotImportant,
+            "cold-read",
         ),
         background: executor.create_task_queue(
             Shares::Static(100),
@@ -150,6 +158,7 @@ pub fn spawn_in<T: 'static>(queue: Queue, future: impl Future<Output = T> + 'sta
     let handle = match queue {
         Queue::Foreground => queues.foreground,
         Queue::Replication => queues.replication,
+        Queue::ColdRead => queues.cold_read,
         Queue::Background => queues.background,
     };
     let task = glommio::spawn_local_into(future, handle);

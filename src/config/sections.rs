@@ -99,6 +99,8 @@ section! {
         commit_bytes_max: usize = 4 << 20, in 128 << 10..=256 << 20;
         /// The size of one block of a table: the unit of its index and of its checksums.
         block_bytes: usize = 64 << 10, in 4 << 10..=4 << 20;
+        /// Memory for table data that was read lately or is read ahead; 0 for none.
+        cache_bytes: usize = 64 << 20, in 0..=1 << 40;
         /// How a commit is made durable: "auto", "dsync" or "fdatasync".
         sync: SyncMode = SyncMode::Auto, in Closed;
         /// Produce requests are refused when the disk has less free space than this.

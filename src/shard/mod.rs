@@ -309,6 +309,9 @@ impl Shard {
         storage
             .disk_bytes
             .set(gauge(sum(|lane| lane.table_bytes + lane.wal_bytes)));
+        storage.cache_hits.absolute(sum(|lane| lane.cache_hits));
+        storage.cache_misses.absolute(sum(|lane| lane.cache_misses));
+        storage.cache_bytes.set(gauge(sum(|lane| lane.cache_bytes)));
         storage.tables.set(gauge(sum(|lane| lane.tables)));
         storage.merges.absolute(sum(|lane| lane.merges));
         storage

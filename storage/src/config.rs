@@ -17,7 +17,7 @@ pub enum SyncMode {
 /// Settings of a lane, with the arithmetic of its memory and disk beside the defaults.
 ///
 /// Memory: at most `memtables_frozen_max` + 2 memtables of `memtable_bytes` (one that fills, one
-/// that overfills while it waits to be frozen), plus `read_ahead_bytes_max`, plus 256 KiB for each
+/// that overfills while it waits to be frozen), plus `cache_bytes`, plus 256 KiB for each
 /// table of a merge and 2 MiB for its output, plus what readers still hold. WAL on disk: at most `wal_files_max` × `wal_file_bytes`.
 #[derive(Debug, Clone)]
 pub struct LaneConfig {
@@ -49,8 +49,8 @@ pub struct LaneConfig {
     pub commit_bytes_max: usize,
     /// How commits are made durable.
     pub sync: SyncMode,
-    /// Memory for table data that was read ahead of sequential readers.
-    pub read_ahead_bytes_max: usize,
+    /// Memory for table data: what was read lately, and what was read ahead. 0 for none.
+    pub cache_bytes: usize,
     /// How long a lane that was refused space waits until it asks again.
     pub no_space_retry: Duration,
 }
@@ -77,7 +77,7 @@ impl Default for LaneConfig {
             merge_budget_percent: 140,
             commit_bytes_max: 4 << 20,
             sync: SyncMode::Dsync,
-            read_ahead_bytes_max: 32 << 20,
+            cache_bytes: 64 << 20,
             no_space_retry: Duration::from_secs(1),
         }
     }

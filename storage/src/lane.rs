@@ -31,10 +31,10 @@ pub use self::open::{RecoveredPartition, Recovery};
 pub use self::read::{Batches, ColdRead, ReadPlan, TimestampHit};
 use self::reserve::Reserve;
 use self::state::{State, Status};
+use crate::cache::BlockCache;
 use crate::error::{AppendError, StorageError};
 use crate::key::PartitionKey;
 use crate::observer::LaneObserver;
-use crate::read_ahead::ReadAhead;
 use crate::retention::{Limits, log_start_after};
 use crate::stats::LaneStats;
 use crate::wal::files::WalFiles;
@@ -67,7 +67,7 @@ pub struct Lane {
     /// Wakes those who were refused with [`AppendError::Full`].
     writable_wake: Notify,
     tasks: RefCell<Vec<Task<()>>>,
-    read_ahead: Rc<ReadAhead>,
+    cache: Rc<BlockCache>,
     reserve: Reserve,
 }
 
@@ -248,7 +248,7 @@ impl Lane {
             .map(|frozen| frozen.held_bytes)
             .sum::<usize>();
         let held = memtables + state.active.held_bytes + state.buffer.open_bytes();
-        let read_ahead = self.read_ahead.counts();
+        let cache = self.cache.counts();
         LaneStats {
             memtable_bytes: held as u64,
             memtables_frozen: state.frozen.len() as u64,
@@ -261,8 +261,10 @@ impl Lane {
             wal_files: state.wal.len() as u64,
             wal_bytes: state.wal.len() as u64 * state.config.wal_file_bytes,
             partitions: state.by_key.len() as u64,
-            table_read_bytes: read_ahead.read_bytes,
-            read_ahead_hits: read_ahead.hits,
+            table_read_bytes: cache.read_bytes,
+            cache_hits: cache.hits,
+            cache_misses: cache.misses,
+            cache_bytes: cache.bytes,
             ..state.stats
         }
     }

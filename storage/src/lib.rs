@@ -87,6 +87,7 @@
 )]
 
 mod batch;
+mod cache;
 mod codec;
 mod config;
 mod error;
@@ -98,7 +99,6 @@ mod merge;
 mod names;
 mod observer;
 mod partition;
-mod read_ahead;
 mod retention;
 mod stats;
 mod table;

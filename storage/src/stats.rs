@@ -29,8 +29,12 @@ pub struct LaneStats {
     pub manifest_bytes: u64,
     /// Bytes read from tables.
     pub table_read_bytes: u64,
-    /// Reads that were served by read-ahead.
-    pub read_ahead_hits: u64,
+    /// Cold reads of a range of a table that were served from memory.
+    pub cache_hits: u64,
+    /// Cold reads that had to read the disk.
+    pub cache_misses: u64,
+    /// Memory that the block cache holds now.
+    pub cache_bytes: u64,
     /// Memory that memtables hold now.
     pub memtable_bytes: u64,
     /// Memtables that wait to be flushed now.

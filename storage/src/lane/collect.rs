@@ -47,6 +47,7 @@ impl Lane {
             let path = self.dir.join(names::table(*id));
             let failed = |source| StorageError::disk(&path, source);
             disk::remove_file(&path).await.map_err(failed)?;
+            self.cache.forget(*id);
         }
         let mut state = self.state.borrow_mut();
         state.obsolete.retain(|id| !dead.contains(id));

@@ -16,13 +16,13 @@ use super::reserve::Reserve;
 use super::state::{LiveTable, State};
 use super::{Lane, Notify};
 use crate::batch::BatchInfo;
+use crate::cache::BlockCache;
 use crate::config::LaneConfig;
 use crate::error::StorageError;
 use crate::key::PartitionKey;
 use crate::manifest::{MANIFEST_VERSION, Manifest, ManifestError};
 use crate::names::{self, FileKind};
 use crate::partition::{Partition, TableRange};
-use crate::read_ahead::ReadAhead;
 use crate::table::reader::Table;
 use crate::wal::WalPlace;
 use crate::wal::buffer::{FramedBatch, WalBounds, WalBuffer};
@@ -532,7 +532,7 @@ impl Opening {
             files,
             ..
         } = self;
-        let read_ahead = Rc::new(ReadAhead::new(state.config.read_ahead_bytes_max));
+        let cache = Rc::new(BlockCache::new(state.config.cache_bytes));
         let lane = Lane {
             dir: dir.to_owned(),
             nonce,
@@ -546,7 +546,7 @@ impl Opening {
             durable_wake: Notify::new(),
             writable_wake: Notify::new(),
             tasks: std::cell::RefCell::default(),
-            read_ahead,
+            cache,
             reserve: Reserve::default(),
         };
         if manifest.generation == 1 {

@@ -197,7 +197,7 @@ impl Lane {
                 continue;
             }
             let stride = entry.position..part.stride_end(at);
-            let bytes = self.read_ahead.fetch(&range.table, stride).await?;
+            let bytes = self.cache.fetch(&range.table, stride).await?;
             let mut position = 0;
             while let Some(info) = bytes.get(position..).and_then(BatchInfo::read) {
                 let end = (position + info.bytes).min(bytes.len());
@@ -283,11 +283,11 @@ impl ColdRead {
         let (table, part) = (&range.table, range.part());
         let mut span = table.range_for(part, wanted);
         loop {
-            let bytes = self.lane.read_ahead.fetch(table, span.clone()).await?;
+            let bytes = self.lane.cache.fetch(table, span.clone()).await?;
             match Table::pick(part, &bytes, span.start, wanted) {
                 Ok(Some(read)) => {
                     let whole = part.position..part.position + part.bytes;
-                    self.lane.read_ahead.note(table, &whole, &read.range);
+                    self.lane.cache.note(table, &whole, &read.range);
                     return Ok(Some(read));
                 }
                 Ok(None) => return Ok(None),

@@ -13,6 +13,7 @@ use crate::batch::BatchInfo;
 use crate::batch::tests::batch;
 use crate::config::LaneConfig;
 
+mod caching;
 mod merging;
 mod model;
 
@@ -70,7 +71,7 @@ pub(super) fn small() -> LaneConfig {
         merge_table_bytes_max: 150 << 10,
         merge_budget_percent: 300,
         commit_bytes_max: 32 << 10,
-        read_ahead_bytes_max: 64 << 10,
+        cache_bytes: 64 << 10,
         ..LaneConfig::default()
     }
 }

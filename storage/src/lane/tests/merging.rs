@@ -58,7 +58,7 @@ fn nothing_frozen(lane: &Lane) -> bool {
 }
 
 /// Whether no step of a merge or of anything else behind the appends is left.
-fn is_settled(lane: &Lane) -> bool {
+pub(super) fn is_settled(lane: &Lane) -> bool {
     let state = lane.state.borrow();
     let nothing_planned = state.frozen.is_empty() && state.obsolete.is_empty();
     drop(state);

@@ -1,0 +1,115 @@
+//! The block cache, as readers of a lane meet it.
+
+use std::rc::Rc;
+
+use streambus_proto::ids::Offset;
+use streambus_shards::{run_alone, spawn, yield_now};
+
+use super::merging::is_settled;
+use super::{append, durable, key, read, small, started};
+use crate::batch::tests::batch;
+use crate::config::LaneConfig;
+use crate::lane::Lane;
+
+const CACHE_BYTES: usize = 512 << 10;
+
+fn caching() -> LaneConfig {
+    LaneConfig {
+        cache_bytes: CACHE_BYTES,
+        ..small()
+    }
+}
+
+/// Key 0 has a backlog of many caches, key 1 less than a cache; both lie in tables.
+async fn filled(lane: &Rc<Lane>) {
+    for nth in 0..3_000 {
+        append(lane, key(0), &batch(1, 5, &[1; 1_500])).await;
+        if nth % 20 == 0 {
+            append(lane, key(1), &batch(1, 5, &[2; 1_500])).await;
+        }
+    }
+    durable(lane, key(1), Offset(150)).await;
+    // A merge would put other tables in the place of those that are cached.
+    while !is_settled(lane) {
+        yield_now().await;
+    }
+}
+
+/// Reads the first hundred batches of key 1, as a consumer that lags a little; returns misses.
+async fn lagging_reader(lane: &Rc<Lane>) -> u64 {
+    let before = lane.stats().cache_misses;
+    let mut from = Offset(0);
+    while from < Offset(100) {
+        from = read(lane, key(1), from, 20_000).await.next_offset;
+    }
+    lane.stats().cache_misses - before
+}
+
+#[test]
+fn a_reader_of_a_long_backlog_evicts_nobody() {
+    // Proves scan resistance end to end: while one reader goes through a backlog of ten caches in
+    // small fetches, another that reads the same range again and again reads the disk no more;
+    // the cache stays within its bytes, and the backlog's reader finds what was read ahead.
+    let dir = tempfile::tempdir().unwrap();
+    run_alone(async {
+        let (lane, _, _) = started(dir.path(), caching()).await;
+        filled(&lane).await;
+        for _ in 0..3 {
+            lagging_reader(&lane).await;
+        }
+        let mut from = Offset(0);
+        let (mut missed, mut passes, mut reads) = (0, 0, 0);
+        let begun = lane.stats();
+        while from < Offset(2_500) {
+            for _ in 0..20 {
+                from = read(&lane, key(0), from, 10_000).await.next_offset;
+                reads += 1;
+            }
+            missed += lagging_reader(&lane).await;
+            passes += 1;
+            assert!(lane.stats().cache_bytes <= CACHE_BYTES as u64);
+        }
+        assert!(passes > 10, "{passes} passes");
+        // What was cached once may be on its way to the main queue when the scan begins.
+        assert!(missed <= 12, "{missed} misses in {passes} passes");
+        let missed = lane.stats().cache_misses - begun.cache_misses - missed;
+        assert!(missed < reads / 4, "{missed} of {reads} reads went to disk");
+        lane.close().await.unwrap();
+    })
+    .unwrap();
+}
+
+#[test]
+fn readers_of_one_range_share_one_read() {
+    // Proves that a range which several want at once is read once, and that without a cache
+    // every reader still gets its batches.
+    let dir = tempfile::tempdir().unwrap();
+    run_alone(async {
+        let (lane, _, _) = started(dir.path(), caching()).await;
+        filled(&lane).await;
+        lane.close().await.unwrap();
+        let mut misses = Vec::new();
+        for cache_bytes in [CACHE_BYTES, 0] {
+            let config = LaneConfig {
+                cache_bytes,
+                ..caching()
+            };
+            let (lane, _, _) = started(dir.path(), config).await;
+            let readers: Vec<_> = (0..4)
+                .map(|_| {
+                    let lane = Rc::clone(&lane);
+                    spawn(async move { read(&lane, key(1), Offset(3), 3_000).await })
+                })
+                .collect();
+            for reader in readers {
+                assert_eq!(reader.await.bufs.len(), 1);
+            }
+            let stats = lane.stats();
+            assert_eq!(stats.cache_hits > 0, cache_bytes > 0);
+            misses.push(stats.cache_misses);
+            lane.close().await.unwrap();
+        }
+        assert_eq!(misses[1], misses[0] * 4);
+    })
+    .unwrap();
+}
