@@ -179,9 +179,9 @@ pub async fn halt<T>(reason: &str) -> T {
 /// What the kernel says if it has no signal descriptor to give.
 pub async fn stop_requested() -> io::Result<()> {
     #[cfg(any(test, feature = "sim"))]
-    if crate::sim::world::current().is_some() {
-        // A simulated process is stopped by its host's tasks, or killed.
-        return std::future::pending().await;
+    if let Some(world) = crate::sim::world::current() {
+        world.stop_requested().await;
+        return Ok(());
     }
     let fd = SIGNALS
         .get()

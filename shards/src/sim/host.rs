@@ -49,6 +49,9 @@ pub(crate) struct Host {
     /// Why the process ended itself, in its latest life.
     pub(crate) halted: Option<String>,
     pub(crate) death_wakers: Vec<Waker>,
+    /// Whether the process is asked to stop, as by SIGTERM, and who waits for that.
+    stop_asked: bool,
+    stop_wakers: Vec<Waker>,
 }
 
 impl Host {
@@ -64,6 +67,8 @@ impl Host {
             panics: Vec::new(),
             halted: None,
             death_wakers: Vec::new(),
+            stop_asked: false,
+            stop_wakers: Vec::new(),
         }
     }
 
@@ -170,6 +175,8 @@ pub(crate) fn begin_life(world: &Rc<World>, id: HostId) -> u32 {
         host.life += 1;
         host.stalls.clear();
         host.halted = None;
+        host.stop_asked = false;
+        host.stop_wakers.clear();
         host.life
     };
     world.note(format!("host {} started, life {life}", id.0));
@@ -186,6 +193,30 @@ impl World {
         let id = HostId(u16::try_from(hosts.len()).expect("a few hosts"));
         hosts.push(Host::new(address, up_ns));
         id
+    }
+
+    pub(crate) fn ask_to_stop(&self, id: HostId) {
+        self.note(format!("host {} asked to stop", id.0));
+        let waiting = {
+            let host = &mut self.hosts.borrow_mut()[id.index()];
+            host.stop_asked = true;
+            std::mem::take(&mut host.stop_wakers)
+        };
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    /// Resolves when the process of the task that waits is asked to stop.
+    pub(crate) async fn stop_requested(&self) {
+        let index = self.place().host.index();
+        std::future::poll_fn(|cx| {
+            let host = &mut self.hosts.borrow_mut()[index];
+            if host.stop_asked {
+                return Poll::Ready(());
+            }
+            host.stop_wakers.push(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
     }
 
     pub(crate) fn stall(self: &Rc<Self>, id: HostId, core: u16, length: Duration) {

@@ -190,6 +190,11 @@ impl World {
         self.0.hosts.borrow()[host.index()].address
     }
 
+    /// Asks the host's process to stop in good order, as SIGTERM does.
+    pub fn ask_to_stop(&self, host: HostId) {
+        self.0.ask_to_stop(host);
+    }
+
     /// Whether the host runs.
     pub fn is_alive(&self, host: HostId) -> bool {
         self.0.hosts.borrow()[host.index()].alive

@@ -191,6 +191,24 @@ fn a_panic_ends_the_simulation_or_the_process() {
 }
 
 #[test]
+fn a_process_that_is_asked_to_stop_is_told_once_and_not_in_its_next_life() {
+    // Proves that the request reaches whoever waits, and ends with the life.
+    let report = run(Simulation::new(4), |world| async move {
+        let host = world.add_host(address(1));
+        let body = |_: CoreContext<u64, u64>| async {
+            let asked = timeout(Duration::from_secs(1), crate::stop_requested()).await;
+            asked.is_ok()
+        };
+        let first = world.start(host, 1, body);
+        sleep(Duration::from_millis(1)).await;
+        world.ask_to_stop(host);
+        let first = first.ended().await;
+        (first, world.start(host, 1, body).ended().await)
+    });
+    assert_eq!(report.result, Ok((Some(vec![true]), Some(vec![false]))));
+}
+
+#[test]
 fn deadlock_livelock_and_endless_work_are_failures() {
     // Proves that a world that can't end is stopped, each in its own way.
     let dead = run(Simulation::new(1), |_| std::future::pending::<()>());

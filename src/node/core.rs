@@ -1,0 +1,185 @@
+//! One core of a node: recovery, service, drain.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use streambus_ops::{CoreMetrics, Health, State};
+use streambus_shards::{
+    CoreContext, Queue, halt, now, sleep, spawn, spawn_in, stop_requested, timeout,
+};
+use streambus_storage::{Lane, LaneConfig, Recovery};
+
+use super::NodeError;
+use super::listeners::listen;
+use super::prepare::{Start, open_metadata};
+use crate::config::{Config, SyncMode};
+use crate::kafka::Broker;
+use crate::metadata::log::Opened;
+use crate::metadata::{Controller, Limits};
+use crate::shard::op::{Op, Reply};
+use crate::shard::{OpenedLane, Shard};
+
+/// Lane directories are `lane-0`, `lane-1`, and so on.
+const LANE_PREFIX: &str = "lane-";
+
+/// A core's whole life: recovery, service, drain.
+///
+/// # Errors
+/// [`NodeError::Stopped`] if it had to stop.
+pub async fn run_core(start: Arc<Start>, context: CoreContext<Op, Reply>) -> Result<(), NodeError> {
+    let core = usize::from(context.core.0);
+    let directory = PathBuf::from(&start.config.data.dir);
+    start.around.health.set(State::Recovering);
+    let opened = open_metadata(&directory, start.identity.clone(), &start.config).await;
+    let Opened { image, log, .. } = or_halt(opened.map_err(|error| error.to_string())).await;
+    let lanes = or_halt(open_lanes(&start, core).await).await;
+    let leads = core == 0;
+    let controller = leads.then(|| Rc::new(Controller::new(Limits::from(&start.config.limits))));
+    let controller_image = leads.then(|| image.clone());
+    let metrics = Rc::new(CoreMetrics::new(&start.around.registry, core));
+    let shard = Shard::new(context.mesh, image, lanes, controller.clone(), metrics);
+    spawn(Rc::clone(&shard).serve_mesh()).detach();
+    spawn_in(Queue::Background, Rc::clone(&shard).keep_retention()).detach();
+    let min_free_bytes = start.config.storage.min_free_bytes;
+    spawn(shard.watch_space(directory, min_free_bytes)).detach();
+    spawn(stop_on_failure(Rc::clone(&shard))).detach();
+    spawn(report(Rc::clone(&shard), Arc::clone(&start.around.health))).detach();
+    if let (Some(controller), Some(image)) = (controller, controller_image) {
+        // The others read the metadata's files too: nothing is written there before they have.
+        shard.await_others().await;
+        let publisher = Rc::clone(&shard);
+        spawn(async move {
+            let Err(failed) = controller.run(image, log, &publisher).await else {
+                return;
+            };
+            halt::<()>(&failed.to_string()).await;
+        })
+        .detach();
+    }
+    let broker = Broker::new(
+        Rc::clone(&shard),
+        Arc::clone(&start.config),
+        Arc::clone(&start.connections),
+    );
+    let accepting = or_halt(listen(&start, core, &broker)).await;
+    if leads {
+        start.around.health.set(State::Ready);
+        (start.around.ready)(start.ready());
+        spawn(stop_when_asked(Rc::clone(&shard))).detach();
+    }
+    shard.drain_requested().await;
+    drop(accepting);
+    start.around.health.set(State::Draining);
+    broker.drain();
+    let limit = Duration::from_millis(start.config.shutdown.drain_timeout_ms);
+    if timeout(limit, broker.all_closed()).await.is_err() {
+        tracing::warn!(
+            core,
+            open = broker.open_connections(),
+            "connections were cut when the time to drain was up"
+        );
+    }
+    shard.close().await;
+    Ok(())
+}
+
+/// The value, or the end of the process: a node of which a part did not start must not serve.
+async fn or_halt<T>(result: Result<T, String>) -> T {
+    match result {
+        Ok(value) => value,
+        Err(reason) => halt(&reason).await,
+    }
+}
+
+/// How often a core says that it lives and what it holds.
+const REPORT_EVERY: Duration = Duration::from_millis(500);
+
+/// Says that this core lives, and what it holds, for ever.
+async fn report(shard: Rc<Shard>, health: Arc<Health>) {
+    let core = usize::from(shard.core().0);
+    loop {
+        health.beat(core);
+        shard.report();
+        sleep(REPORT_EVERY).await;
+    }
+}
+
+async fn stop_on_failure(shard: Rc<Shard>) {
+    let reason = shard.stopped_by().await;
+    halt::<()>(&format!(
+        "storage failed and nothing is acknowledged any more: {reason}; what was acknowledged is on disk and is verified at the next start"
+    ))
+    .await;
+}
+
+async fn stop_when_asked(shard: Rc<Shard>) {
+    match stop_requested().await {
+        Ok(()) => tracing::info!("stopping: finishing what is begun"),
+        Err(failed) => tracing::error!(error = %failed, "signals can't be waited for"),
+    }
+    shard.drain_all().await;
+}
+
+async fn open_lanes(start: &Start, core: usize) -> Result<Vec<OpenedLane>, String> {
+    let mut opened = Vec::new();
+    for number in (0..start.identity.lanes).filter(|lane| usize::from(*lane) % start.cores == core)
+    {
+        let directory = Path::new(&start.config.data.dir).join(format!("{LANE_PREFIX}{number}"));
+        let began = now();
+        let (lane, recovery) = Lane::open(&directory, lane_config(&start.config))
+            .await
+            .map_err(|error| format!("lane {number} can't be opened: {error}"))?;
+        let Recovery {
+            partitions,
+            tables,
+            replayed_commits,
+            replayed_bytes,
+            cut_bytes,
+            quarantined,
+        } = recovery;
+        tracing::info!(
+            lane = number,
+            partitions = partitions.len(),
+            tables,
+            replayed_commits,
+            replayed_bytes,
+            cut_bytes,
+            elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "a lane is open"
+        );
+        for file in &quarantined {
+            tracing::warn!(
+                lane = number,
+                file,
+                "a file that the lane does not know was moved to quarantine/"
+            );
+        }
+        opened.push(OpenedLane {
+            number,
+            lane,
+            partitions,
+        });
+    }
+    Ok(opened)
+}
+
+fn lane_config(config: &Config) -> LaneConfig {
+    let storage = &config.storage;
+    LaneConfig {
+        wal_file_bytes: storage.wal_file_bytes,
+        wal_files_max: storage.wal_files_max as u64,
+        memtable_bytes: storage.memtable_bytes,
+        memtables_frozen_max: storage.memtables_frozen_max,
+        block_bytes: storage.block_bytes,
+        cache_bytes: storage.cache_bytes,
+        commit_bytes_max: storage.commit_bytes_max,
+        sync: match storage.sync {
+            // Measured on virtio and NVMe: one durable write beats a write and a sync.
+            SyncMode::Auto | SyncMode::Dsync => streambus_storage::SyncMode::Dsync,
+            SyncMode::Fdatasync => streambus_storage::SyncMode::WriteThenSync,
+        },
+        ..LaneConfig::default()
+    }
+}

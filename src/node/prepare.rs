@@ -1,0 +1,193 @@
+//! From settings to what the cores start from: the directory locked, its identity checked.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use streambus_ops::{Health, Registry};
+use streambus_shards::{DirLock, Instant, LockError, disk, rng_u64};
+
+use super::listeners::TakenListener;
+use super::{NodeError, Ready, ReadyListener};
+use crate::config::Config;
+use crate::kafka::ConnectionLimits;
+use crate::metadata::broker_config::statics;
+use crate::metadata::log::{LogError, MetadataLog, Opened};
+use crate::metadata::{Identity, NodeId};
+
+/// What a node tells about itself, and to whom.
+pub struct Surroundings {
+    /// Where its cores make their metrics.
+    pub registry: Registry,
+    /// Where its cores say that they live.
+    pub health: Arc<Health>,
+    /// The admin HTTP address, if it is on.
+    pub admin: Option<SocketAddr>,
+    /// When the start began.
+    pub began: Instant,
+    /// Called once, on a core, when the node serves.
+    pub ready: Box<dyn Fn(Ready) + Send + Sync>,
+}
+
+/// What the cores start from.
+pub struct Start {
+    pub(super) config: Arc<Config>,
+    pub(super) identity: Identity,
+    pub(super) connections: Arc<ConnectionLimits>,
+    pub(super) listeners: Vec<TakenListener>,
+    pub(super) cores: usize,
+    pub(super) around: Surroundings,
+}
+
+/// A node that may start: its directory is locked for as long as this lives.
+pub struct Prepared {
+    start: Arc<Start>,
+    _lock: DirLock,
+}
+
+impl Prepared {
+    /// What each core starts from.
+    pub fn start(&self) -> Arc<Start> {
+        Arc::clone(&self.start)
+    }
+}
+
+/// Locks the data directory and makes sure that it is this node's; makes it, if there is none.
+///
+/// # Errors
+/// [`NodeError::Directory`].
+pub async fn prepare(
+    config: Config,
+    cores: usize,
+    listeners: Vec<TakenListener>,
+    around: Surroundings,
+) -> Result<Prepared, NodeError> {
+    let directory = PathBuf::from(&config.data.dir);
+    let lock = lock(&directory)?;
+    let identity = identify(&directory, &config, cores).await?;
+    let limits = &config.limits;
+    let per_address = u32::try_from(limits.connections_per_ip_max).unwrap_or(u32::MAX);
+    let start = Start {
+        connections: ConnectionLimits::new(limits.connections_max, per_address),
+        config: Arc::new(config),
+        identity,
+        listeners,
+        cores,
+        around,
+    };
+    Ok(Prepared {
+        start: Arc::new(start),
+        _lock: lock,
+    })
+}
+
+fn lock(directory: &Path) -> Result<DirLock, NodeError> {
+    let failed = |reason: String| NodeError::Directory {
+        path: directory.display().to_string(),
+        reason,
+    };
+    disk::create_dir_all(directory).map_err(|error| {
+        failed(format!(
+            "{error}; choose another with --data-dir or make it writable"
+        ))
+    })?;
+    DirLock::acquire(directory).map_err(|error| match error {
+        LockError::Held { holder, .. } => failed(format!(
+            "another broker (process {holder}) uses it; stop that one or choose another directory"
+        )),
+        LockError::Io { error, .. } => failed(format!("{error}; make it writable for this user")),
+    })
+}
+
+/// Opens the metadata once before the cores do, which makes it in a new directory, and checks that the
+/// directory is this node's.
+async fn identify(directory: &Path, config: &Config, cores: usize) -> Result<Identity, NodeError> {
+    let failed = |reason: String| NodeError::Directory {
+        path: directory.display().to_string(),
+        reason,
+    };
+    let lanes = if config.data.lanes == 0 {
+        cores
+    } else {
+        config.data.lanes
+    };
+    let new = Identity {
+        cluster_id: config
+            .node
+            .cluster_id
+            .clone()
+            .unwrap_or_else(new_cluster_id),
+        node: NodeId(u16::try_from(config.node.id).expect("bounded by the settings")),
+        lanes: u16::try_from(lanes).expect("bounded by the settings"),
+    };
+    let opened = open_metadata(directory, new.clone(), config)
+        .await
+        .map_err(|error| failed(error.to_string()))?;
+    let found = opened.image.identity().clone();
+    if found.node != new.node {
+        let (found, new) = (found.node.0, new.node.0);
+        return Err(failed(format!(
+            "it belongs to node {found}, and this is node {new}; set node.id={found} or choose another directory"
+        )));
+    }
+    if let Some(configured) = config
+        .node
+        .cluster_id
+        .as_ref()
+        .filter(|id| **id != found.cluster_id)
+    {
+        return Err(failed(format!(
+            "it belongs to cluster {}, and node.cluster_id is {configured}; choose another directory",
+            found.cluster_id
+        )));
+    }
+    if opened.cut_bytes > 0 {
+        tracing::info!(
+            bytes = opened.cut_bytes,
+            "cut a metadata write that was never acknowledged"
+        );
+    }
+    Ok(found)
+}
+
+fn new_cluster_id() -> String {
+    let bits = u128::from(rng_u64()) << 64 | u128::from(rng_u64());
+    streambus_proto::ids::TopicId(bits.to_be_bytes()).to_string()
+}
+
+pub(super) async fn open_metadata(
+    directory: &Path,
+    identity: Identity,
+    config: &Config,
+) -> Result<Opened, LogError> {
+    MetadataLog::open(
+        &directory.join("metadata"),
+        identity,
+        Arc::new(statics(config)),
+    )
+    .await
+}
+
+impl Start {
+    /// What the node says of itself once it serves.
+    pub(super) fn ready(&self) -> Ready {
+        Ready {
+            cluster_id: self.identity.cluster_id.clone(),
+            cores: self.cores,
+            lanes: self.identity.lanes,
+            data_dir: PathBuf::from(&self.config.data.dir),
+            listeners: self
+                .listeners
+                .iter()
+                .map(|taken| ReadyListener {
+                    name: taken.name.clone(),
+                    address: taken.address,
+                    advertise: taken.config.advertise,
+                    core_ports: taken.core_ports.clone(),
+                })
+                .collect(),
+            admin: self.around.admin,
+            started_in: self.around.began.elapsed(),
+        }
+    }
+}
