@@ -7,6 +7,7 @@
 //!
 //! What it cannot see: the kernel, glommio, data races between real threads, and how long anything takes.
 
+mod both;
 pub(crate) mod disk;
 pub(crate) mod executor;
 mod host;
@@ -21,6 +22,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+pub use both::in_both_worlds;
 pub use host::{HostId, Kill, Running};
 pub use network::NetworkFaults;
 pub use stream::Stream;
