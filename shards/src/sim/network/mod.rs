@@ -434,4 +434,6 @@ impl State {
 }
 
 #[cfg(test)]
+mod storm;
+#[cfg(test)]
 mod tests;

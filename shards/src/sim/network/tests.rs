@@ -17,12 +17,12 @@ fn address(last: u8) -> IpAddr {
     IpAddr::from([10, 0, 0, last])
 }
 
-fn server_address() -> SocketAddr {
+pub(super) fn server_address() -> SocketAddr {
     SocketAddr::new(address(1), PORT)
 }
 
 /// Two hosts that run: the first to listen, the second to connect.
-fn two_hosts(world: &World) -> (HostId, HostId) {
+pub(super) fn two_hosts(world: &World) -> (HostId, HostId) {
     let hosts = (world.add_host(address(1)), world.add_host(address(2)));
     world.boot(hosts.0);
     world.boot(hosts.1);
@@ -51,7 +51,7 @@ async fn connected(world: &World, hosts: (HostId, HostId)) -> (Stream, Stream) {
 }
 
 /// Numbered bytes, so that a lost, doubled or swapped one shows.
-fn pattern(start: usize, count: usize) -> Vec<u8> {
+pub(super) fn pattern(start: usize, count: usize) -> Vec<u8> {
     let numbered = (start..start + count).map(|at| (at ^ (at >> 8) ^ (at >> 16)) & 0xff);
     numbered.map(|byte| u8::try_from(byte).unwrap()).collect()
 }
