@@ -24,6 +24,7 @@
 //! (pointers given to the kernel), `net::real` (uninitialised receive space), `node`, `time`, `rng`,
 //! `dir_lock` and `probe` (libc calls).
 
+mod atomics;
 pub mod buffer;
 mod dir_lock;
 pub mod disk;
@@ -32,6 +33,8 @@ mod net;
 mod node;
 pub mod probe;
 mod ring;
+#[cfg(test)]
+mod ring_tests;
 mod rng;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;

@@ -3,10 +3,9 @@
 //! One side only pushes, the other only pops; each keeps a copy of the other's position, so that a
 //! cache line moves between the cores only when the copy runs out.
 
-use std::cell::UnsafeCell;
 use std::mem::MaybeUninit;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::atomics::{Arc, AtomicUsize, Ordering, UnsafeCell};
 
 /// Keeps the two positions off each other's cache line.
 #[repr(align(128))]
@@ -29,10 +28,14 @@ unsafe impl<T: Send> Send for Shared<T> {}
 
 impl<T> Drop for Shared<T> {
     fn drop(&mut self) {
-        let (mut head, tail) = (*self.head.0.get_mut(), *self.tail.0.get_mut());
+        // Relaxed: both sides are gone, and the count of the last reference ordered that.
+        let mut head = self.head.0.load(Ordering::Relaxed);
+        let tail = self.tail.0.load(Ordering::Relaxed);
         while head != tail {
-            // SAFETY: slots from head to tail were written and not read; nobody else is left.
-            unsafe { (*self.slots[head & self.mask].get()).assume_init_drop() };
+            self.slots[head & self.mask].with_mut(|slot| {
+                // SAFETY: slots from head to tail were written and not read; nobody else is left.
+                unsafe { (*slot).assume_init_drop() };
+            });
             head = head.wrapping_add(1);
         }
     }
@@ -88,9 +91,10 @@ impl<T: Send> Producer<T> {
                 return Err(value);
             }
         }
-        let slot = self.shared.slots[self.tail & self.shared.mask].get();
-        // SAFETY: the slot is free: the consumer's head, read with acquire, has passed it.
-        unsafe { (*slot).write(value) };
+        self.shared.slots[self.tail & self.shared.mask].with_mut(|slot| {
+            // SAFETY: the slot is free: the consumer's head, read with acquire, has passed it.
+            unsafe { (*slot).write(value) };
+        });
         self.tail = self.tail.wrapping_add(1);
         self.shared.tail.0.store(self.tail, Ordering::Release);
         Ok(())
@@ -106,57 +110,13 @@ impl<T: Send> Consumer<T> {
                 return None;
             }
         }
-        let slot = self.shared.slots[self.head & self.shared.mask].get();
-        // SAFETY: the producer's tail, read with acquire, has passed the slot: it is written, and it
-        // is read once, for head moves on.
-        let value = unsafe { (*slot).assume_init_read() };
+        let value = self.shared.slots[self.head & self.shared.mask].with(|slot| {
+            // SAFETY: the producer's tail, read with acquire, has passed the slot: it is written, and
+            // it is read once, for head moves on.
+            unsafe { (*slot).assume_init_read() }
+        });
         self.head = self.head.wrapping_add(1);
         self.shared.head.0.store(self.head, Ordering::Release);
         Some(value)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn order_holds_across_threads_and_laps() {
-        // Proves that every value arrives once and in order, with the ring full most of the time.
-        let (mut producer, mut consumer) = ring(8);
-        let sender = std::thread::spawn(move || {
-            for value in 0..100_000_u32 {
-                let mut value = Box::new(value);
-                while let Err(back) = producer.push(value) {
-                    value = back;
-                    std::thread::yield_now();
-                }
-            }
-        });
-        for expected in 0..100_000_u32 {
-            let got = loop {
-                match consumer.pop() {
-                    Some(value) => break value,
-                    None => std::thread::yield_now(),
-                }
-            };
-            assert_eq!(*got, expected);
-        }
-        sender.join().expect("no panic");
-        assert!(consumer.pop().is_none());
-    }
-
-    #[test]
-    fn full_ring_gives_the_value_back_and_drops_what_is_left() {
-        // Proves the bound, and that values never popped are dropped once.
-        let counted = Arc::new(());
-        let (mut producer, mut consumer) = ring(2);
-        assert!(producer.push(Arc::clone(&counted)).is_ok());
-        assert!(producer.push(Arc::clone(&counted)).is_ok());
-        assert!(producer.push(Arc::clone(&counted)).is_err());
-        drop(consumer.pop());
-        assert_eq!(Arc::strong_count(&counted), 2);
-        drop((producer, consumer));
-        assert_eq!(Arc::strong_count(&counted), 1);
     }
 }
