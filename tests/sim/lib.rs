@@ -1,2 +1,12 @@
 //! The simulator: whole nodes in one thread from a seed, the work that clients give them, the faults they
 //! meet, and the checkers of what they did.
+//!
+//! | Part | What it is |
+//! |---|---|
+//! | [`history`] | what clients did and saw, with the virtual times |
+//! | [`checkers`] | what must hold of any history; pure, apart from the work that made it |
+
+#![forbid(unsafe_code)]
+
+pub mod checkers;
+pub mod history;
