@@ -358,10 +358,13 @@ impl Producer {
             BatchResult::Refused(ErrorCode::OutOfOrderSequenceNumber) => {
                 place > 0 || self.identity == Identity::Wanted
             }
-            BatchResult::Refused(code) => match reaction(code) {
-                Reaction::Retry | Reaction::RefreshAndRetry => true,
-                Reaction::GiveUp => false,
-            },
+            BatchResult::Refused(code) => {
+                batch.maybe_stored |= may_be_stored(code);
+                match reaction(code) {
+                    Reaction::Retry | Reaction::RefreshAndRetry => true,
+                    Reaction::GiveUp => false,
+                }
+            }
         };
         if retry {
             queue.paused_until_ms = now_ms + self.config.retry_pause_ms;
@@ -370,8 +373,14 @@ impl Producer {
         let BatchResult::Refused(code) = outcome else {
             return None;
         };
+        let error = if batch.maybe_stored {
+            // An earlier sending may have got through: this refusal is not of that one.
+            DeliveryError::Unknown
+        } else {
+            DeliveryError::Refused(code)
+        };
         self.lose_identity();
-        self.end(&partition, place, Err(DeliveryError::Refused(code)))
+        self.end(&partition, place, Err(error))
     }
 
     /// Gives up what has waited longer than `delivery_timeout_ms` and is not in flight.
@@ -553,6 +562,17 @@ impl Batch {
             result,
         }
     }
+}
+
+/// Whether a broker that answers so may have appended the batch all the same: it stopped waiting for
+/// followers, or for its disk.
+fn may_be_stored(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::RequestTimedOut
+            | ErrorCode::NotEnoughReplicasAfterAppend
+            | ErrorCode::KafkaStorageError
+    )
 }
 
 /// Sequences go from `i32::MAX` to 0.

@@ -217,6 +217,30 @@ fn what_may_be_stored_is_never_sent_under_another_identity() {
 }
 
 #[test]
+fn a_broker_that_stopped_waiting_may_have_stored_it() {
+    // Answers that leave it open, and a lost one, make a later end an unknown one, never a refusal.
+    for first in [
+        BatchResult::Lost,
+        BatchResult::Refused(ErrorCode::RequestTimedOut),
+        BatchResult::Refused(ErrorCode::NotEnoughReplicasAfterAppend),
+        BatchResult::Refused(ErrorCode::KafkaStorageError),
+    ] {
+        let refused = BatchResult::Refused(ErrorCode::MessageTooLarge);
+        let (mut producer, sends) = three_in_flight(config());
+        assert_eq!(producer.finished(sends[0].batch, first, 20), None);
+        let end = producer.expire(1_000_000).remove(0);
+        assert_eq!(end.result, Err(DeliveryError::Unknown), "{first:?}");
+        let (mut producer, sends) = three_in_flight(config());
+        for send in &sends {
+            producer.finished(send.batch, first, 20);
+        }
+        let again = take(&mut producer, 1_000);
+        let end = producer.finished(again[0].batch, refused, 1_010).unwrap();
+        assert_eq!(end.result, Err(DeliveryError::Unknown), "{first:?}");
+    }
+}
+
+#[test]
 fn batches_are_given_up_in_time() {
     // What was never sent expires; what was sent and lost is of unknown fate; both are told.
     let config = ProducerConfig {
