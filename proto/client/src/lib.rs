@@ -11,6 +11,7 @@ pub mod consumer;
 pub mod error;
 pub mod inbound;
 pub mod partition;
+pub mod produce;
 pub mod producer;
 pub mod reaction;
 pub mod request;

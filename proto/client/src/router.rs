@@ -6,7 +6,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use streambus_proto::error_code::ErrorCode;
 use streambus_proto::ids::{BrokerId, LeaderEpoch, TopicId};
+use streambus_proto::messages::metadata_response::{MetadataResponse, MetadataResponseTopic};
+use streambus_proto::wire::Array;
 
 use crate::partition::TopicPartition;
 
@@ -235,6 +238,55 @@ impl Router {
     /// Notes that a refresh was begun.
     pub fn asked(&mut self, now_ms: u64) {
         self.asked_ms = Some(now_ms);
+    }
+}
+
+/// What an answer says, and the topics that it says do not exist.
+pub fn cluster_view(answer: &MetadataResponse<'_>) -> (ClusterView, Vec<String>) {
+    let brokers = answer.brokers.iter().map(|broker| Broker {
+        id: BrokerId(broker.node_id),
+        host: broker.host.into_owned(),
+        port: u16::try_from(broker.port).unwrap_or_default(),
+        rack: broker.rack.map(std::borrow::Cow::into_owned),
+    });
+    let mut view = ClusterView {
+        cluster_id: answer.cluster_id.as_deref().map(str::to_owned),
+        controller: (answer.controller_id >= 0).then_some(BrokerId(answer.controller_id)),
+        brokers: brokers.collect(),
+        topics: Vec::new(),
+    };
+    let mut missing = Vec::new();
+    for topic in &answer.topics {
+        let Some(name) = topic.name.as_deref() else {
+            continue;
+        };
+        match ErrorCode::from_i16(topic.error_code) {
+            ErrorCode::None | ErrorCode::LeaderNotAvailable => {
+                view.topics.push(topic_of(name, &topic));
+            }
+            _ => missing.push(name.to_owned()),
+        }
+    }
+    (view, missing)
+}
+
+fn topic_of(name: &str, topic: &MetadataResponseTopic<'_>) -> Topic {
+    let partitions = topic.partitions.iter().map(|partition| {
+        let brokers = |ids: &Array<'_, i32>| ids.iter().map(BrokerId).collect();
+        let known = Partition {
+            index: partition.partition_index,
+            leader: (partition.leader_id >= 0).then_some(BrokerId(partition.leader_id)),
+            leader_epoch: LeaderEpoch(partition.leader_epoch),
+            replicas: brokers(&partition.replica_nodes),
+            in_sync: brokers(&partition.isr_nodes),
+        };
+        (partition.partition_index, known)
+    });
+    Topic {
+        name: name.into(),
+        id: topic.topic_id,
+        is_internal: topic.is_internal,
+        partitions: partitions.collect(),
     }
 }
 

@@ -17,17 +17,16 @@ mod transport;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use streambus_proto::error_code::ErrorCode;
-use streambus_proto::ids::{BrokerId, LeaderEpoch};
+use streambus_proto::ids::BrokerId;
 use streambus_proto::messages::metadata_request::{MetadataRequest, MetadataRequestTopic};
-use streambus_proto::messages::metadata_response::{MetadataResponse, MetadataResponseTopic};
 
+pub use crate::produce::Acks;
 pub use admin::{ClusterDescription, NewTopic, Outcome};
 pub use configs::{ConfigChange, ConfigEntry, ConfigOperation, ConfigResource};
 pub use consume::{BlockingConsumer, FetchBounds};
 pub use disks::{LogDir, ReplicaOnDisk};
 pub use offsets::{ListedOffset, OffsetSpec};
-pub use produce::{Acks, Produced};
+pub use produce::Produced;
 pub use producer::BlockingProducer;
 pub use transport::TransportError;
 
@@ -36,7 +35,7 @@ use crate::error::ClientError;
 use crate::partition::TopicPartition;
 use crate::reaction::{Reaction, reaction};
 use crate::request::{Reply, Request};
-use crate::router::{Broker, ClusterView, Partition, Router, Topic};
+use crate::router::{ClusterView, Router, cluster_view};
 use link::{Link, LinkConfig};
 use transport::Clock;
 
@@ -295,56 +294,6 @@ fn addresses(bootstrap: &str) -> Result<Vec<(String, u16)>, ClientError> {
         .filter(|address| !address.is_empty())
         .map(|address| parse(address).ok_or_else(|| wrong(address)))
         .collect()
-}
-
-/// What an answer says, and the topics that it says do not exist.
-fn cluster_view(answer: &MetadataResponse<'_>) -> (ClusterView, Vec<String>) {
-    let brokers = answer.brokers.iter().map(|broker| Broker {
-        id: BrokerId(broker.node_id),
-        host: broker.host.into_owned(),
-        port: u16::try_from(broker.port).unwrap_or_default(),
-        rack: broker.rack.map(std::borrow::Cow::into_owned),
-    });
-    let mut view = ClusterView {
-        cluster_id: answer.cluster_id.as_deref().map(str::to_owned),
-        controller: (answer.controller_id >= 0).then_some(BrokerId(answer.controller_id)),
-        brokers: brokers.collect(),
-        topics: Vec::new(),
-    };
-    let mut missing = Vec::new();
-    for topic in &answer.topics {
-        let Some(name) = topic.name.as_deref() else {
-            continue;
-        };
-        match ErrorCode::from_i16(topic.error_code) {
-            ErrorCode::None | ErrorCode::LeaderNotAvailable => {
-                view.topics.push(topic_of(name, &topic));
-            }
-            _ => missing.push(name.to_owned()),
-        }
-    }
-    (view, missing)
-}
-
-fn topic_of(name: &str, topic: &MetadataResponseTopic<'_>) -> Topic {
-    let partitions = topic.partitions.iter().map(|partition| {
-        let brokers =
-            |ids: &streambus_proto::wire::Array<'_, i32>| ids.iter().map(BrokerId).collect();
-        let known = Partition {
-            index: partition.partition_index,
-            leader: (partition.leader_id >= 0).then_some(BrokerId(partition.leader_id)),
-            leader_epoch: LeaderEpoch(partition.leader_epoch),
-            replicas: brokers(&partition.replica_nodes),
-            in_sync: brokers(&partition.isr_nodes),
-        };
-        (partition.partition_index, known)
-    });
-    Topic {
-        name: name.into(),
-        id: topic.topic_id,
-        is_internal: topic.is_internal,
-        partitions: partitions.collect(),
-    }
 }
 
 #[cfg(test)]

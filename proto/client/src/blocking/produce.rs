@@ -1,40 +1,15 @@
-//! Producing a batch at a time, and what producers share.
-
-use std::collections::BTreeMap;
+//! Producing a batch at a time.
 
 use streambus_proto::ids::{BrokerId, LeaderEpoch, Offset, ProducerEpoch, ProducerId, TopicId};
 use streambus_proto::messages::InitProducerIdRequest;
 use streambus_proto::messages::ProduceRequest;
-use streambus_proto::messages::produce_request::{PartitionProduceData, TopicProduceData};
-use streambus_proto::wire::Records;
 
 use super::Client;
 use crate::error::{ClientError, refusal};
 use crate::partition::TopicPartition;
+use crate::produce::{Acks, produce_request};
 use crate::reaction::{Reaction, reaction};
 use crate::request::Reply;
-
-/// Who must have a batch before the broker answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Acks {
-    /// Nobody: there is no answer, and nothing is known.
-    None,
-    /// The leader.
-    Leader,
-    /// Every replica that is in sync.
-    #[default]
-    All,
-}
-
-impl Acks {
-    pub(super) fn to_wire(self) -> i16 {
-        match self {
-            Acks::None => 0,
-            Acks::Leader => 1,
-            Acks::All => -1,
-        }
-    }
-}
 
 /// A batch that a broker has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,9 +19,6 @@ pub struct Produced {
     /// When the broker appended it, if the topic keeps that time.
     pub log_append_time_ms: Option<i64>,
 }
-
-/// How long a broker may wait for its followers.
-const REPLICATION_TIMEOUT_MS: i32 = 30_000;
 
 impl Client {
     /// Sends one batch, as it is, once, and waits for the answer; `None` with [`Acks::None`].
@@ -129,35 +101,5 @@ impl Client {
             .topic(&partition.topic)
             .map(|topic| topic.id)
             .unwrap_or_default()
-    }
-}
-
-/// Requests of batches to one broker. Topics by id or by name: each version takes its own.
-pub(super) fn produce_request<'n>(
-    parts: &[(&'n TopicPartition, TopicId, usize)],
-    acks: Acks,
-) -> ProduceRequest<'n> {
-    let mut topics: BTreeMap<&'n str, (TopicId, Vec<PartitionProduceData<'n>>)> = BTreeMap::new();
-    for (partition, topic_id, bytes) in parts {
-        let (_, data) = topics
-            .entry(&partition.topic)
-            .or_insert_with(|| (*topic_id, Vec::new()));
-        data.push(PartitionProduceData {
-            index: partition.index,
-            records: Records::Splice(*bytes),
-        });
-    }
-    let topic_data = topics
-        .into_iter()
-        .map(|(name, (topic_id, data))| TopicProduceData {
-            name: name.into(),
-            topic_id,
-            partition_data: data.into(),
-        });
-    ProduceRequest {
-        transactional_id: None,
-        acks: acks.to_wire(),
-        timeout_ms: REPLICATION_TIMEOUT_MS,
-        topic_data: topic_data.collect(),
     }
 }

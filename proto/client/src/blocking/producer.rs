@@ -2,16 +2,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use streambus_proto::error_code::ErrorCode;
-use streambus_proto::ids::{BrokerId, LeaderEpoch, Offset, TopicId};
+use streambus_proto::ids::{BrokerId, TopicId};
 use streambus_proto::messages::ProduceRequest;
-use streambus_proto::messages::produce_response::TopicProduceResponse;
 use streambus_proto::records::NewRecord;
 
-use super::produce::{Acks, produce_request};
 use super::{Client, RETRY_PAUSE};
 use crate::error::ClientError;
 use crate::partition::TopicPartition;
+use crate::produce::{Acks, produce_request, results_of};
 use crate::producer::{
     AppendError, BatchId, BatchResult, Delivery, Producer, ProducerConfig, Ticket, ToSend,
 };
@@ -320,7 +318,7 @@ impl BlockingProducer<'_> {
         let AwaitedBatches {
             broker, batches, ..
         } = awaited;
-        let answered = reply.and_then(|reply| results_of(&reply, &batches));
+        let answered = reply.and_then(|reply| Ok(results_of(&reply, &batches)?));
         let Ok(results) = answered else {
             self.finish(&batches, BatchResult::Lost);
             self.lose(broker);
@@ -374,59 +372,6 @@ impl BlockingProducer<'_> {
             self.delivered.pop_front();
         }
     }
-}
-
-/// What came of one batch of a request.
-#[derive(Debug, Clone, Copy)]
-struct BatchAnswer {
-    batch: BatchId,
-    outcome: BatchResult,
-    /// Who leads now, if a refusal says so; else negative.
-    leader: BrokerId,
-    leader_epoch: LeaderEpoch,
-}
-
-fn results_of(
-    reply: &Reply<ProduceRequest<'_>>,
-    batches: &[(BatchId, TopicPartition, TopicId)],
-) -> Result<Vec<BatchAnswer>, ClientError> {
-    let answer = reply.read()?;
-    let mut results = Vec::with_capacity(batches.len());
-    for topic in &answer.responses {
-        for result in &topic.partition_responses {
-            let Some(batch) = find_batch(batches, &topic, result.index) else {
-                continue;
-            };
-            results.push(BatchAnswer {
-                batch,
-                outcome: match ErrorCode::from_i16(result.error_code) {
-                    ErrorCode::None => BatchResult::Stored(Some(Offset(result.base_offset))),
-                    code => BatchResult::Refused(code),
-                },
-                leader: BrokerId(result.current_leader.leader_id),
-                leader_epoch: LeaderEpoch(result.current_leader.leader_epoch),
-            });
-        }
-    }
-    Ok(results)
-}
-
-/// Answers name topics as the request did: by id since version 13.
-fn find_batch(
-    batches: &[(BatchId, TopicPartition, TopicId)],
-    topic: &TopicProduceResponse<'_>,
-    index: i32,
-) -> Option<BatchId> {
-    let by_id = topic.topic_id != TopicId::ZERO;
-    let found = batches.iter().find(|(_, partition, id)| {
-        let same_topic = if by_id {
-            *id == topic.topic_id
-        } else {
-            *partition.topic == *topic.name
-        };
-        same_topic && partition.index == index
-    });
-    found.map(|(batch, _, _)| *batch)
 }
 
 /// Milliseconds since 1970, for the timestamps of records.

@@ -8,10 +8,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use streambus_proto::api::ApiKey;
+use streambus_proto::error_code::ErrorCode;
 use streambus_proto::frame::{self, RequestHeader};
 use streambus_proto::messages::api_versions_response::ApiVersion;
 use streambus_proto::messages::metadata_response::{
-    MetadataResponseBroker, MetadataResponsePartition,
+    MetadataResponse, MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
 use streambus_proto::messages::produce_response::{
     LeaderIdAndEpoch, PartitionProduceResponse, TopicProduceResponse,
