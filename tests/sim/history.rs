@@ -333,10 +333,10 @@ pub fn seen(bytes: &[u8]) -> Seen {
     let Some((head, _)) = bytes.split_first_chunk::<PAYLOAD_BYTES_MIN>() else {
         return Seen::Garbage;
     };
-    let [a, b, c, d, e, f, g, h] = *head;
+    let both = u64::from_be_bytes(*head);
     let value = Value {
-        producer: u32::from_be_bytes([a, b, c, d]),
-        sequence: u32::from_be_bytes([e, f, g, h]),
+        producer: u32::try_from(both >> 32).expect("the upper half"),
+        sequence: u32::try_from(both & u64::from(u32::MAX)).expect("the lower half"),
     };
     if payload(value, bytes.len()) == bytes {
         Seen::Value(value)

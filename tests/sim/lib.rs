@@ -3,10 +3,12 @@
 //!
 //! | Part | What it is |
 //! |---|---|
+//! | [`client`] | a client over the protocol crate's cores; runs in both worlds |
 //! | [`history`] | what clients did and saw, with the virtual times |
 //! | [`checkers`] | what must hold of any history; pure, apart from the work that made it |
 
 #![forbid(unsafe_code)]
 
 pub mod checkers;
+pub mod client;
 pub mod history;

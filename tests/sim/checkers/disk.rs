@@ -52,9 +52,9 @@ pub fn check(files: &[FileOnDisk], allowance: Allowance) -> Vec<Breach> {
         let path = file.path.as_str();
         if path.contains("/quarantine/") {
             breach(format!("{path} was made by no one that the node knows"));
-        } else if path.ends_with(".new") {
+        } else if extension(path) == "new" {
             breach(format!("{path} was begun and neither finished nor removed"));
-        } else if path.ends_with(".tbl") {
+        } else if extension(path) == "tbl" {
             if allowance.empty {
                 breach(format!("{path} is left, and there is no topic"));
             }
@@ -73,5 +73,9 @@ pub fn check(files: &[FileOnDisk], allowance: Allowance) -> Vec<Breach> {
 
 fn is_wal(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or(path);
-    name.starts_with("wal-") && name.ends_with(".log")
+    name.starts_with("wal-") && extension(name) == "log"
+}
+
+fn extension(path: &str) -> &str {
+    path.rsplit_once('.').map_or("", |(_, extension)| extension)
 }

@@ -8,7 +8,7 @@ use crate::history::{Acks, End, History, Log};
 
 /// How long a send may take once everything is well. Clients pause up to some seconds after failures, and
 /// give up a broken connection after their request timeout; three times what they add up to.
-pub const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_mins(1);
 
 /// Checks a history that has healed: what was sent since then was acknowledged within `limit`, and each log
 /// that nobody deleted could be read to its end.

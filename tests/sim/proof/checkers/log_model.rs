@@ -33,98 +33,100 @@ fn one_more(history: &mut History, end: Option<End>, found_at: &[i64]) {
     history.passes[0].high_watermark = Offset(10 + i64::try_from(found_at.len()).unwrap());
 }
 
+/// Changes that break a promise.
+const BROKEN: &[Case] = &[
+    (
+        "the tail is gone, and nobody had read it",
+        |history| {
+            only_pass(history);
+            passed(history, 0..8);
+        },
+        &[LostWrite],
+    ),
+    (
+        "the tail is gone, and a reader had seen it",
+        |history| passed(history, 0..8),
+        &[LostWrite, Vanished],
+    ),
+    (
+        "a record in the middle is missing",
+        |history| {
+            only_pass(history);
+            history.reads.retain(|read| read.offset != Offset(4));
+        },
+        &[LostWrite, Hole],
+    ),
+    (
+        "a record stands twice",
+        |history| one_more(history, Some(End::Stored(Some(Offset(10)))), &[10, 11]),
+        &[Duplicate],
+    ),
+    (
+        "an offset is one thing to one reader and another to the next",
+        |history| {
+            history.reads[3].seen = Seen::Value(value(4));
+        },
+        &[Duplicate, TwoValues],
+    ),
+    (
+        "two sends were given one offset",
+        |history| {
+            history.sends[4].end = Some((ms(1), End::Stored(Some(Offset(3)))));
+        },
+        &[Duplicate, TwoValues],
+    ),
+    (
+        "a refused record is read",
+        |history| one_more(history, Some(End::Refused), &[10]),
+        &[AbortedRead],
+    ),
+    (
+        "a record is read that nobody sent",
+        |history| {
+            history.sends.pop();
+        },
+        &[Phantom],
+    ),
+    (
+        "a record is read in another log than it was sent to",
+        |history| {
+            history.sends[9].log = Log {
+                partition: 1,
+                ..LOG
+            };
+            history.sends[9].end = None;
+        },
+        &[Phantom],
+    ),
+    (
+        "bytes are read that nobody wrote",
+        |history| history.reads[2].seen = Seen::Garbage,
+        &[Garbage],
+    ),
+    (
+        "the log begins later, and nobody asked for that",
+        |history| passed(history, 3..10),
+        &[LogStart],
+    ),
+    (
+        "the log begins behind where somebody asked for",
+        |history| {
+            cut(history, 3);
+            passed(history, 4..10);
+        },
+        &[LogStart],
+    ),
+    (
+        "a duplicate was acknowledged and is nowhere",
+        |history| one_more(history, Some(End::Stored(None)), &[]),
+        &[LostWrite],
+    ),
+];
+
 #[test]
 fn every_broken_promise_is_told_by_its_rule() {
     // Proves the log model: losses, duplicates, two values, reads of what was never or not stored, holes.
-    let cases: &[Case] = &[
-        (
-            "the tail is gone, and nobody had read it",
-            |history| {
-                only_pass(history);
-                passed(history, 0..8);
-            },
-            &[LostWrite],
-        ),
-        (
-            "the tail is gone, and a reader had seen it",
-            |history| passed(history, 0..8),
-            &[LostWrite, Vanished],
-        ),
-        (
-            "a record in the middle is missing",
-            |history| {
-                only_pass(history);
-                history.reads.retain(|read| read.offset != Offset(4));
-            },
-            &[LostWrite, Hole],
-        ),
-        (
-            "a record stands twice",
-            |history| one_more(history, Some(End::Stored(Some(Offset(10)))), &[10, 11]),
-            &[Duplicate],
-        ),
-        (
-            "an offset is one thing to one reader and another to the next",
-            |history| {
-                history.reads[3].seen = Seen::Value(value(4));
-            },
-            &[Duplicate, TwoValues],
-        ),
-        (
-            "two sends were given one offset",
-            |history| {
-                history.sends[4].end = Some((ms(1), End::Stored(Some(Offset(3)))));
-            },
-            &[Duplicate, TwoValues],
-        ),
-        (
-            "a refused record is read",
-            |history| one_more(history, Some(End::Refused), &[10]),
-            &[AbortedRead],
-        ),
-        (
-            "a record is read that nobody sent",
-            |history| {
-                history.sends.pop();
-            },
-            &[Phantom],
-        ),
-        (
-            "a record is read in another log than it was sent to",
-            |history| {
-                history.sends[9].log = Log {
-                    partition: 1,
-                    ..LOG
-                };
-                history.sends[9].end = None;
-            },
-            &[Phantom],
-        ),
-        (
-            "bytes are read that nobody wrote",
-            |history| history.reads[2].seen = Seen::Garbage,
-            &[Garbage],
-        ),
-        (
-            "the log begins later, and nobody asked for that",
-            |history| passed(history, 3..10),
-            &[LogStart],
-        ),
-        (
-            "the log begins behind where somebody asked for",
-            |history| {
-                cut(history, 3);
-                passed(history, 4..10);
-            },
-            &[LogStart],
-        ),
-        (
-            "a duplicate was acknowledged and is nowhere",
-            |history| one_more(history, Some(End::Stored(None)), &[]),
-            &[LostWrite],
-        ),
-    ];
-    run(check, cases);
+    run(check, BROKEN);
 }
 
 fn cut(history: &mut History, before: i64) {
