@@ -5,13 +5,28 @@ use std::io::{self, Read, Seek, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
+#[cfg(any(test, feature = "sim"))]
+use crate::sim::{disk as simulated, world};
+
 /// The file that is locked; it holds the process id of who has it.
 const FILE_NAME: &str = "lock";
 
 /// Holds a directory until dropped, or until the process ends however it ends.
 #[derive(Debug)]
 pub struct DirLock {
-    _file: File,
+    _held: Held,
+}
+
+/// What holds the lock in either world.
+#[derive(Debug)]
+enum Held {
+    Real {
+        _file: File,
+    },
+    #[cfg(any(test, feature = "sim"))]
+    Sim {
+        _lock: simulated::SimLock,
+    },
 }
 
 /// Why the directory was not locked.
@@ -45,6 +60,19 @@ impl DirLock {
             path: directory.to_path_buf(),
             error,
         };
+        #[cfg(any(test, feature = "sim"))]
+        if let Some(world) = world::current() {
+            let locked = simulated::lock(&world, directory, FILE_NAME).map_err(failed)?;
+            return match locked {
+                Ok(lock) => Ok(DirLock {
+                    _held: Held::Sim { _lock: lock },
+                }),
+                Err(life) => Err(LockError::Held {
+                    path: directory.to_path_buf(),
+                    holder: life.to_string(),
+                }),
+            };
+        }
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -74,7 +102,9 @@ impl DirLock {
         file.set_len(0).map_err(failed)?;
         file.rewind().map_err(failed)?;
         write!(file, "{}", std::process::id()).map_err(failed)?;
-        Ok(DirLock { _file: file })
+        Ok(DirLock {
+            _held: Held::Real { _file: file },
+        })
     }
 }
 

@@ -1,15 +1,14 @@
 //! Files and directories, without blocking the core.
 
-use std::ffi::CString;
+mod real;
+
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use io_uring::{opcode, types};
-
 use crate::buffer::{BLOCK_BYTES, Buf, BufMut};
-use crate::uring::Uring;
+#[cfg(any(test, feature = "sim"))]
+use crate::sim::{disk as simulated, world};
 
 /// Largest piece of one read: devices split at their own limit anyway, and pieces of this size travel
 /// side by side.
@@ -92,18 +91,51 @@ pub struct OpenOptions {
 /// An open file. Dropping it closes it; nothing is synced then.
 #[derive(Debug)]
 pub struct File {
-    fd: OwnedFd,
+    handle: Handle,
     path: PathBuf,
     direct: bool,
 }
 
-fn c_path(path: &Path) -> Result<CString, DiskError> {
-    CString::new(path.as_os_str().as_bytes())
-        .map_err(|_| failure(path, "open", io::Error::from_raw_os_error(libc::EINVAL)))
+/// A file of either world.
+#[derive(Debug)]
+enum Handle {
+    Real(OwnedFd),
+    #[cfg(any(test, feature = "sim"))]
+    Sim(simulated::SimFile),
 }
 
-fn uring(path: &Path) -> Result<std::rc::Rc<Uring>, DiskError> {
-    Uring::current().map_err(|error| failure(path, "io_uring_setup", error))
+impl Handle {
+    async fn open(path: &Path, options: OpenOptions) -> io::Result<Handle> {
+        #[cfg(any(test, feature = "sim"))]
+        if let Some(world) = world::current() {
+            let opened = simulated::SimFile::open(world, path, options).await;
+            return opened.map(Handle::Sim);
+        }
+        real::open(path, options).await.map(Handle::Real)
+    }
+
+    /// Reads once, up to `want` bytes, into the free space of `buf`.
+    async fn read_piece(
+        &self,
+        position: u64,
+        want: usize,
+        buf: BufMut,
+    ) -> (io::Result<usize>, BufMut) {
+        match self {
+            Handle::Real(file) => real::read(file, position, want, buf).await,
+            #[cfg(any(test, feature = "sim"))]
+            Handle::Sim(file) => file.read(position, want, buf).await,
+        }
+    }
+
+    /// Writes once; how much of `bytes`.
+    async fn write_piece(&self, position: u64, bytes: Buf) -> io::Result<usize> {
+        match self {
+            Handle::Real(file) => real::write(file, position, bytes).await,
+            #[cfg(any(test, feature = "sim"))]
+            Handle::Sim(file) => file.write(position, bytes).await,
+        }
+    }
 }
 
 fn again(error: &io::Error) -> bool {
@@ -116,33 +148,9 @@ impl File {
     /// # Errors
     /// [`DiskError`], also if the file system does not take the options.
     pub async fn open(path: &Path, options: OpenOptions) -> Result<File, DiskError> {
-        let mut flags = libc::O_CLOEXEC;
-        flags |= if options.write {
-            libc::O_RDWR
-        } else {
-            libc::O_RDONLY
-        };
-        flags |= if options.create || options.create_new {
-            libc::O_CREAT
-        } else {
-            0
-        };
-        flags |= if options.create_new { libc::O_EXCL } else { 0 };
-        flags |= if options.direct { libc::O_DIRECT } else { 0 };
-        flags |= if options.dsync { libc::O_DSYNC } else { 0 };
-        let name = c_path(path)?;
-        let entry = opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), name.as_ptr())
-            .flags(flags)
-            .mode(0o644)
-            .build();
-        // SAFETY: the entry points into the CString's heap memory, which the ring keeps.
-        let (opened, _) = unsafe { uring(path)?.run(entry, name).await };
-        let fd = opened.map_err(|error| failure(path, "open", error))?;
-        let fd = RawFd::try_from(fd).expect("descriptors are small");
-        // SAFETY: the kernel just gave us this descriptor, and nobody else knows it.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let handle = Handle::open(path, options).await;
         Ok(File {
-            fd,
+            handle: handle.map_err(|error| failure(path, "open", error))?,
             path: path.to_path_buf(),
             direct: options.direct,
         })
@@ -194,15 +202,8 @@ impl File {
             let want = (len - filled).min(READ_PIECE_BYTES);
             let start = buf.spare_mut().as_mut_ptr();
             self.check(position + filled as u64, want, start);
-            let entry = opcode::Read::new(
-                types::Fd(self.fd.as_raw_fd()),
-                start,
-                u32::try_from(want).expect("a piece"),
-            )
-            .offset(position + filled as u64)
-            .build();
-            // SAFETY: the entry points into the buffer's memory, which the ring keeps with it.
-            let (result, back) = unsafe { uring(&self.path)?.run(entry, buf).await };
+            let at = position + filled as u64;
+            let (result, back) = self.handle.read_piece(at, want, buf).await;
             buf = back;
             match result {
                 Ok(0) => break,
@@ -231,14 +232,7 @@ impl File {
             let rest = bytes.slice(written..bytes.len());
             let at = position + written as u64;
             self.check(at, rest.len(), rest.as_ptr());
-            let len = u32::try_from(rest.len()).expect("a write is below 4 GiB");
-            let fd = types::Fd(self.fd.as_raw_fd());
-            let entry = opcode::Write::new(fd, rest.as_ptr(), len)
-                .offset(at)
-                .build();
-            // SAFETY: the entry points into the shared memory, which the ring keeps with the Buf.
-            let (result, _) = unsafe { uring(&self.path)?.run(entry, rest).await };
-            match result {
+            match self.handle.write_piece(at, rest).await {
                 Ok(0) => {
                     let error = io::Error::from_raw_os_error(libc::EIO);
                     return Err(failure(&self.path, "write", error));
@@ -256,14 +250,12 @@ impl File {
     /// # Errors
     /// [`DiskError`]. Never try again: the kernel may have dropped what it could not write.
     pub async fn datasync(&self) -> Result<(), DiskError> {
-        let entry = opcode::Fsync::new(types::Fd(self.fd.as_raw_fd()))
-            .flags(types::FsyncFlags::DATASYNC)
-            .build();
-        // SAFETY: the entry points to nothing.
-        let (result, ()) = unsafe { uring(&self.path)?.run(entry, ()).await };
-        result
-            .map(drop)
-            .map_err(|error| failure(&self.path, "fdatasync", error))
+        let synced = match &self.handle {
+            Handle::Real(file) => real::datasync(file).await,
+            #[cfg(any(test, feature = "sim"))]
+            Handle::Sim(file) => file.datasync().await,
+        };
+        synced.map_err(|error| failure(&self.path, "fdatasync", error))
     }
 
     /// Reserves room for `len` bytes from the start, and makes the file that long.
@@ -271,12 +263,12 @@ impl File {
     /// # Errors
     /// [`DiskError::NoSpace`] if there is not enough.
     pub async fn allocate(&self, len: u64) -> Result<(), DiskError> {
-        let entry = opcode::Fallocate::new(types::Fd(self.fd.as_raw_fd()), len).build();
-        // SAFETY: the entry points to nothing.
-        let (result, ()) = unsafe { uring(&self.path)?.run(entry, ()).await };
-        result
-            .map(drop)
-            .map_err(|error| failure(&self.path, "fallocate", error))
+        let allocated = match &self.handle {
+            Handle::Real(file) => real::allocate(file, len).await,
+            #[cfg(any(test, feature = "sim"))]
+            Handle::Sim(file) => file.allocate(len).await,
+        };
+        allocated.map_err(|error| failure(&self.path, "fallocate", error))
     }
 
     /// How long the file is, in bytes.
@@ -284,16 +276,12 @@ impl File {
     /// # Errors
     /// [`DiskError::Io`].
     pub fn len(&self) -> Result<u64, DiskError> {
-        // fstat of an open file reads memory only.
-        let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
-        // SAFETY: the descriptor is open and `stat` is room for the answer.
-        let failed = unsafe { libc::fstat(self.fd.as_raw_fd(), stat.as_mut_ptr()) } != 0;
-        if failed {
-            return Err(failure(&self.path, "fstat", io::Error::last_os_error()));
-        }
-        // SAFETY: fstat succeeded, so it is filled.
-        let stat = unsafe { stat.assume_init() };
-        Ok(u64::try_from(stat.st_size).unwrap_or(0))
+        let len = match &self.handle {
+            Handle::Real(file) => real::len(file),
+            #[cfg(any(test, feature = "sim"))]
+            Handle::Sim(file) => file.len(),
+        };
+        len.map_err(|error| failure(&self.path, "fstat", error))
     }
 
     /// Whether the file has no bytes.
@@ -309,12 +297,12 @@ impl File {
     /// # Errors
     /// [`DiskError`].
     pub fn set_len(&self, len: u64) -> Result<(), DiskError> {
-        let len = libc::off_t::try_from(len).expect("file sizes fit off_t");
-        // SAFETY: plain call on an open descriptor.
-        if unsafe { libc::ftruncate(self.fd.as_raw_fd(), len) } != 0 {
-            return Err(failure(&self.path, "ftruncate", io::Error::last_os_error()));
-        }
-        Ok(())
+        let cut = match &self.handle {
+            Handle::Real(file) => real::set_len(file, len),
+            #[cfg(any(test, feature = "sim"))]
+            Handle::Sim(file) => file.set_len(len),
+        };
+        cut.map_err(|error| failure(&self.path, "ftruncate", error))
     }
 }
 
@@ -323,13 +311,15 @@ impl File {
 /// # Errors
 /// [`DiskError`]. Durable only after [`sync_dir`].
 pub async fn remove_file(path: &Path) -> Result<(), DiskError> {
-    let name = c_path(path)?;
-    let entry = opcode::UnlinkAt::new(types::Fd(libc::AT_FDCWD), name.as_ptr()).build();
-    // SAFETY: the entry points into the CString's heap memory, which the ring keeps.
-    let (result, _) = unsafe { uring(path)?.run(entry, name).await };
-    result
-        .map(drop)
-        .map_err(|error| failure(path, "unlink", error))
+    let removed = async {
+        #[cfg(any(test, feature = "sim"))]
+        if let Some(world) = world::current() {
+            return simulated::remove_file(world, path).await;
+        }
+        real::remove_file(path).await
+    };
+    let removed = removed.await;
+    removed.map_err(|error| failure(path, "unlink", error))
 }
 
 /// Renames a file, replacing what has the new name.
@@ -337,14 +327,15 @@ pub async fn remove_file(path: &Path) -> Result<(), DiskError> {
 /// # Errors
 /// [`DiskError`]. Durable only after [`sync_dir`].
 pub async fn rename(from: &Path, to: &Path) -> Result<(), DiskError> {
-    let names = (c_path(from)?, c_path(to)?);
-    let here = types::Fd(libc::AT_FDCWD);
-    let entry = opcode::RenameAt::new(here, names.0.as_ptr(), here, names.1.as_ptr()).build();
-    // SAFETY: the entry points into the CStrings' heap memory, which the ring keeps.
-    let (result, _) = unsafe { uring(from)?.run(entry, names).await };
-    result
-        .map(drop)
-        .map_err(|error| failure(from, "rename", error))
+    let renamed = async {
+        #[cfg(any(test, feature = "sim"))]
+        if let Some(world) = world::current() {
+            return simulated::rename(world, from, to).await;
+        }
+        real::rename(from, to).await
+    };
+    let renamed = renamed.await;
+    renamed.map_err(|error| failure(from, "rename", error))
 }
 
 /// Makes the entries of a directory durable.
@@ -352,13 +343,15 @@ pub async fn rename(from: &Path, to: &Path) -> Result<(), DiskError> {
 /// # Errors
 /// [`DiskError`].
 pub async fn sync_dir(path: &Path) -> Result<(), DiskError> {
-    let directory = File::open(path, OpenOptions::default()).await?;
-    let entry = opcode::Fsync::new(types::Fd(directory.fd.as_raw_fd())).build();
-    // SAFETY: the entry points to nothing.
-    let (result, ()) = unsafe { uring(path)?.run(entry, ()).await };
-    result
-        .map(drop)
-        .map_err(|error| failure(path, "fsync", error))
+    let synced = async {
+        #[cfg(any(test, feature = "sim"))]
+        if let Some(world) = world::current() {
+            return simulated::sync_dir(world, path).await;
+        }
+        real::sync_dir(path).await
+    };
+    let synced = synced.await;
+    synced.map_err(|error| failure(path, "fsync", error))
 }
 
 /// Makes a directory and those above it. Blocks: for start-up only.
@@ -366,6 +359,11 @@ pub async fn sync_dir(path: &Path) -> Result<(), DiskError> {
 /// # Errors
 /// [`DiskError`]. Durable only after [`sync_dir`] of the parent.
 pub fn create_dir_all(path: &Path) -> Result<(), DiskError> {
+    #[cfg(any(test, feature = "sim"))]
+    if let Some(world) = world::current() {
+        let made = simulated::create_dir_all(&world, path);
+        return made.map_err(|error| failure(path, "mkdir", error));
+    }
     std::fs::create_dir_all(path).map_err(|error| failure(path, "mkdir", error))
 }
 
@@ -374,23 +372,20 @@ pub fn create_dir_all(path: &Path) -> Result<(), DiskError> {
 /// # Errors
 /// [`DiskError`].
 pub fn list(path: &Path) -> Result<Vec<String>, DiskError> {
-    let read = |error| failure(path, "readdir", error);
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(path).map_err(read)? {
-        names.push(
-            entry
-                .map_err(read)?
-                .file_name()
-                .to_string_lossy()
-                .into_owned(),
-        );
+    #[cfg(any(test, feature = "sim"))]
+    if let Some(world) = world::current() {
+        let names = simulated::list(&world, path);
+        return names.map_err(|error| failure(path, "readdir", error));
     }
-    names.sort();
-    Ok(names)
+    real::list(path).map_err(|error| failure(path, "readdir", error))
 }
 
 /// Whether there is something at the path. Blocks for the length of a `stat`.
 pub fn exists(path: &Path) -> bool {
+    #[cfg(any(test, feature = "sim"))]
+    if let Some(world) = world::current() {
+        return simulated::exists(&world, path);
+    }
     path.exists()
 }
 
@@ -440,13 +435,13 @@ pub fn free_bytes(path: &Path) -> Result<u64, DiskError> {
 /// # Errors
 /// [`DiskError`].
 pub fn space(path: &Path) -> Result<(u64, u64), DiskError> {
-    let name = c_path(path)?;
-    let mut stat = std::mem::MaybeUninit::<libc::statvfs>::uninit();
-    // SAFETY: `name` is a C string and `stat` is room for the answer.
-    if unsafe { libc::statvfs(name.as_ptr(), stat.as_mut_ptr()) } != 0 {
-        return Err(failure(path, "statvfs", io::Error::last_os_error()));
+    #[cfg(any(test, feature = "sim"))]
+    if let Some(world) = world::current() {
+        let space = simulated::space(&world, path);
+        return space.map_err(|error| failure(path, "statvfs", error));
     }
-    // SAFETY: statvfs succeeded, so it is filled.
-    let stat = unsafe { stat.assume_init() };
-    Ok((stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize))
+    real::space(path).map_err(|error| failure(path, "statvfs", error))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,83 +1,13 @@
-//! The facade in the real world: files, sockets, timers, and two cores that talk.
+//! The facade in the real world: sockets, timers, and two cores that talk.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
 use streambus_shards::{
-    Buf, BufMut, CoreContext, CoreId, DiskError, File, Listener, NodePlan, OpenOptions, Stream,
-    disk, now, run_alone, run_node, sleep, spawn, timeout,
+    Buf, BufMut, CoreContext, CoreId, Listener, NodePlan, Stream, now, run_alone, run_node, sleep,
+    spawn, timeout,
 };
-
-#[test]
-fn files_write_sync_read_and_report_their_end() {
-    // Proves the file path: direct durable writes, reads across pieces, a short read as an error.
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("file");
-    run_alone(async move {
-        let options = OpenOptions {
-            write: true,
-            create: true,
-            direct: true,
-            dsync: true,
-            ..OpenOptions::default()
-        };
-        let file = File::open(&path, options).await.unwrap();
-        file.allocate(2 << 20).await.unwrap();
-        let mut filling = BufMut::with_capacity(1 << 20);
-        for byte in 0..=255_u8 {
-            filling.extend_from_slice(&[byte; 4_096]);
-        }
-        file.write_at(4_096, &filling.freeze()).await.unwrap();
-        file.datasync().await.unwrap();
-        let read = file.read_at(4_096, 1 << 20).await.unwrap();
-        assert_eq!((read[0], read[4_096], read[(1 << 20) - 1]), (0, 1, 255));
-        let short = file.read_at(1 << 20, 2 << 20).await.unwrap_err();
-        assert!(
-            matches!(short, DiskError::Short { got, .. } if got == 1 << 20),
-            "{short}"
-        );
-        disk::rename(&path, &path.with_extension("moved"))
-            .await
-            .unwrap();
-        let gone = File::open(&path, OpenOptions::default()).await.unwrap_err();
-        assert!(matches!(gone, DiskError::NotFound { .. }), "{gone}");
-        disk::replace_file(&path, b"small".to_vec()).await.unwrap();
-        assert_eq!(disk::read_file(&path).await.unwrap(), b"small");
-        disk::remove_file(&path).await.unwrap();
-        assert_eq!(disk::list(path.parent().unwrap()).unwrap(), ["file.moved"]);
-    })
-    .unwrap();
-}
-
-#[test]
-fn dropped_operation_keeps_its_memory_until_the_kernel_is_done() {
-    // Proves that a task dropped in the middle of a write leaves neither a dangling pointer nor a
-    // lost place: hundreds of dropped writes later, the file still works.
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("file");
-    run_alone(async move {
-        let options = OpenOptions {
-            write: true,
-            create: true,
-            direct: true,
-            ..OpenOptions::default()
-        };
-        let file = Rc::new(File::open(&path, options).await.unwrap());
-        for _ in 0..600 {
-            let mut filling = BufMut::with_capacity(64 << 10);
-            filling.put_zeros(64 << 10);
-            let bytes = filling.freeze();
-            let writer = Rc::clone(&file);
-            let task = spawn(async move { writer.write_at(0, &bytes).await });
-            streambus_shards::yield_now().await;
-            drop(task);
-        }
-        file.write_at(0, &Buf::empty()).await.unwrap();
-        file.datasync().await.unwrap();
-    })
-    .unwrap();
-}
 
 #[test]
 fn sockets_carry_many_slices_both_ways() {

@@ -23,6 +23,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 pub use both::in_both_worlds;
+pub use disk::{Atlas, DiskFaults};
 pub use host::{HostId, Kill, Running};
 pub use network::NetworkFaults;
 pub use stream::Stream;
@@ -185,6 +186,11 @@ impl World {
     /// Ends the host's life at once; nothing if it does not run.
     pub fn kill(&self, host: HostId, how: Kill) {
         self.0.kill(host, how);
+    }
+
+    /// The host's disk: its faults, and what it holds.
+    pub fn disk(&self, host: HostId) -> DiskFaults {
+        DiskFaults::new(Rc::clone(&self.0), host)
     }
 
     /// The host's address.

@@ -1,0 +1,169 @@
+//! Files through the facade, in both worlds.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use super::*;
+use crate::sim::{Simulation, World, run};
+use crate::{DirLock, LockError, run_alone, spawn, yield_now};
+
+/// Runs a body on the kernel's files, and in the simulated world from twenty seeds, where transfers are
+/// cut short and interrupted. It gets an empty directory.
+fn in_both_worlds<F: Future<Output = ()> + 'static>(body: impl Fn(PathBuf) -> F) {
+    let directory = tempfile::tempdir().unwrap();
+    run_alone(body(directory.path().to_path_buf())).unwrap();
+    for seed in 0..20 {
+        let report = run(Simulation::new(seed), |world: World| {
+            let host = world.add_host([10, 0, 0, 1].into());
+            let disk = world.disk(host);
+            disk.create_dir_all("/data/test");
+            disk.shorten_reads("/", 200_000);
+            disk.shorten_writes("/", 200_000);
+            disk.interrupt("/", 100_000);
+            world.boot(host);
+            let ran = world.spawn_on(host, body(PathBuf::from("/data/test")));
+            async move {
+                ran.await;
+                assert!(disk.open_files().is_empty(), "{:?}", disk.open_files());
+            }
+        });
+        assert_eq!(report.result, Ok(()), "seed {seed}");
+    }
+}
+
+const READ: OpenOptions = OpenOptions {
+    write: false,
+    create: false,
+    create_new: false,
+    direct: false,
+    dsync: false,
+};
+const CREATE: OpenOptions = OpenOptions {
+    write: true,
+    create: true,
+    ..READ
+};
+
+#[test]
+fn files_write_sync_read_and_report_their_end() {
+    // Proves the file path: direct durable writes, reads across pieces, a short read as an error.
+    in_both_worlds(|directory| async move {
+        let path = directory.join("file");
+        let options = OpenOptions {
+            direct: true,
+            dsync: true,
+            ..CREATE
+        };
+        let file = File::open(&path, options).await.unwrap();
+        file.allocate(2 << 20).await.unwrap();
+        let mut filling = BufMut::with_capacity(1 << 20);
+        for byte in 0..=255_u8 {
+            filling.extend_from_slice(&[byte; 4_096]);
+        }
+        let bytes = filling.freeze();
+        file.write_at(4_096, &bytes).await.unwrap();
+        file.datasync().await.unwrap();
+        let read = file.read_at(4_096, 1 << 20).await.unwrap();
+        assert!(read[..] == bytes[..], "every byte came back");
+        let short = file.read_at(1 << 20, 2 << 20).await.unwrap_err();
+        assert!(
+            matches!(short, DiskError::Short { got, .. } if got == 1 << 20),
+            "{short}"
+        );
+    });
+}
+
+#[test]
+fn names_change_and_are_listed() {
+    // Proves names: rename, remove, replace, list, and which error each mistake is.
+    in_both_worlds(|directory| async move {
+        let path = directory.join("file");
+        drop(File::open(&path, CREATE).await.unwrap());
+        let new = OpenOptions {
+            create_new: true,
+            ..CREATE
+        };
+        let there = File::open(&path, new).await.unwrap_err();
+        assert!(matches!(there, DiskError::Io { .. }), "{there}");
+        rename(&path, &path.with_extension("moved")).await.unwrap();
+        let gone = File::open(&path, READ).await.unwrap_err();
+        assert!(matches!(gone, DiskError::NotFound { .. }), "{gone}");
+        assert!(matches!(
+            rename(&path, &path.with_extension("again")).await,
+            Err(DiskError::NotFound { .. })
+        ));
+        replace_file(&path, b"large".to_vec()).await.unwrap();
+        replace_file(&path, b"small".to_vec()).await.unwrap();
+        assert_eq!(read_file(&path).await.unwrap(), b"small");
+        let below = directory.join("below/it");
+        create_dir_all(&below).unwrap();
+        sync_dir(&below).await.unwrap();
+        assert!(exists(&below) && !exists(&below.join("x")));
+        assert_eq!(list(&directory).unwrap(), ["below", "file", "file.moved"]);
+        remove_file(&path).await.unwrap();
+        assert_eq!(list(&directory).unwrap(), ["below", "file.moved"]);
+        assert!(matches!(
+            remove_file(&path).await,
+            Err(DiskError::NotFound { .. })
+        ));
+        let (all, free) = space(&directory).unwrap();
+        assert!(free > 0 && free <= all);
+    });
+}
+
+#[test]
+fn a_removed_open_file_stays_and_a_cut_one_reads_zeros() {
+    // Proves that a file without a name lives until closed, and what cutting and extending leave.
+    in_both_worlds(|directory| async move {
+        let path = directory.join("file");
+        let file = File::open(&path, CREATE).await.unwrap();
+        file.write_at(0, &Buf::from(vec![7; 10_000])).await.unwrap();
+        remove_file(&path).await.unwrap();
+        assert_eq!(file.read_at(9_000, 1_000).await.unwrap()[..], [7; 1_000]);
+        file.set_len(5_000).unwrap();
+        file.set_len(10_000).unwrap();
+        assert_eq!(file.len().unwrap(), 10_000);
+        let read = file.read_at(4_990, 20).await.unwrap();
+        assert_eq!((&read[..10], &read[10..]), (&[7; 10][..], &[0; 10][..]));
+        let (bytes, got) = file.read_up_to(9_999, 10).await.unwrap();
+        assert_eq!((&bytes[..], got), (&[0][..], 1));
+    });
+}
+
+#[test]
+fn dropped_operation_keeps_its_memory_until_it_is_done() {
+    // Proves that a task dropped in the middle of a write leaves neither a dangling pointer nor a
+    // lost place: hundreds of dropped writes later, the file still works.
+    in_both_worlds(|directory| async move {
+        let options = OpenOptions {
+            direct: true,
+            ..CREATE
+        };
+        let file = File::open(&directory.join("file"), options).await.unwrap();
+        let file = Rc::new(file);
+        for _ in 0..600 {
+            let mut filling = BufMut::with_capacity(64 << 10);
+            filling.put_zeros(64 << 10);
+            let bytes = filling.freeze();
+            let writer = Rc::clone(&file);
+            let task = spawn(async move { writer.write_at(0, &bytes).await });
+            yield_now().await;
+            drop(task);
+        }
+        file.write_at(0, &Buf::empty()).await.unwrap();
+        file.datasync().await.unwrap();
+    });
+}
+
+#[test]
+fn a_directory_has_one_holder() {
+    // Proves that a locked directory is refused by name, and free again after.
+    in_both_worlds(|directory| async move {
+        let first = DirLock::acquire(&directory).unwrap();
+        let refused = DirLock::acquire(&directory).unwrap_err();
+        assert!(matches!(refused, LockError::Held { .. }), "{refused}");
+        drop(first);
+        DirLock::acquire(&directory).unwrap();
+    });
+}
