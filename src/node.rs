@@ -127,6 +127,7 @@ pub fn run(
     let plan = NodePlan {
         cores,
         pin: config.node.pin,
+        spin: Duration::from_micros(config.node.spin_us),
     };
     let prepared = run_alone(prepare(config, cores, listeners, around))
         .map_err(|failed| NodeError::Machine(failed.to_string()))??;

@@ -24,6 +24,9 @@ pub struct NodePlan {
     pub cores: usize,
     /// Whether to pin each to a CPU. Left out where there are more cores than CPUs.
     pub pin: bool,
+    /// How long a core that has nothing to do looks for work before it goes to sleep. Waking a sleeping core takes
+    /// tens of microseconds. Left out where there are more cores than CPUs: they would look in each other's time.
+    pub spin: Duration,
 }
 
 /// What a core knows of itself when it starts.
@@ -63,13 +66,16 @@ where
     let cpus = online_cpus();
     let mut handles = Vec::new();
     for (core, seed) in mesh_seeds::<Q, R>(plan.cores).into_iter().enumerate() {
+        let own_cpus = plan.cores <= cpus.len();
         let placement = match cpus.get(core) {
-            Some(cpu) if plan.pin && plan.cores <= cpus.len() => Placement::Fixed(*cpu),
+            Some(cpu) if plan.pin && own_cpus => Placement::Fixed(*cpu),
             _ => Placement::Unbound,
         };
+        let spin = if own_cpus { plan.spin } else { Duration::ZERO };
         let body = body.clone();
         let cores = plan.cores;
         let handle = builder(placement, core)
+            .spin_before_park(spin)
             .spawn(move || async move {
                 create_queues();
                 let mesh = seed.grow();

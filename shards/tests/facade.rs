@@ -62,7 +62,11 @@ fn cores_flood_each_other_without_deadlock() {
     // Proves the mesh: every request of every core is answered once, with far more under way than
     // the rings hold, in both directions at once; also with more cores than CPUs.
     for cores in [1, 2, 3, 8] {
-        let plan = NodePlan { cores, pin: true };
+        let plan = NodePlan {
+            cores,
+            pin: true,
+            spin: Duration::from_micros(50),
+        };
         let sums = run_node(&plan, move |context: CoreContext<u64, u64>| async move {
             let CoreContext { core, mesh, .. } = context;
             let server = mesh.clone();
