@@ -16,7 +16,7 @@ def raw(directory, size):
     try:
         return {
             "write+fdatasync": _loop(path, size, 0, True),
-            "O_DIRECT|O_DSYNC": _loop(path, size, os.O_DIRECT | os.O_DSYNC, False),
+            "O_DIRECT, O_DSYNC": _loop(path, size, os.O_DIRECT | os.O_DSYNC, False),
         }
     finally:
         path.unlink(missing_ok=True)

@@ -15,9 +15,16 @@ def spread(values, digits):
 class Figures:
     """All that was measured, by row and broker, in the order of the rounds."""
 
-    def __init__(self, when, machine, pairs):
-        self.when, self.machine, self.pairs = when, machine, pairs
+    def __init__(self, when, machine):
+        self.when, self.machine = when, machine
         self.runs, self.disk, self.void = {}, {}, []
+
+    def take_in(self, earlier):
+        """What an earlier run on this machine wrote down."""
+        if earlier["machine"] != self.machine:
+            raise SystemExit(f"figures of another machine ({earlier['machine']}) can't be added to")
+        self.runs, self.void = earlier["runs"], earlier["void"]
+        self.disk = {int(size): outcomes for size, outcomes in earlier["disk"].items()}
 
     def add(self, row, broker, outcome):
         """One run; `None` for a void one."""
@@ -46,9 +53,13 @@ class Figures:
         pairs = zip(self._values(row, OURS, figure), self._values(row, other, figure))
         return [mine / theirs for mine, theirs in pairs if mine and theirs]
 
+    def rounds(self):
+        """How many there were of the row that had most."""
+        return max(len(runs) for brokers in self.runs.values() for runs in brokers.values())
+
     def table(self, rows):
         """A table in Markdown."""
-        lines = [f"{self.when:%Y-%m-%d %H:%M} UTC; {self.machine}; {self.pairs} interleaved rounds; median (range)", "",
+        lines = [f"{self.when:%Y-%m-%d %H:%M} UTC; {self.machine}; {self.rounds()} interleaved rounds; median (range)", "",
                  "| Work (acks=all) | Kafka as shipped | Kafka synced | StreamBus | to shipped | to synced | wanted |",
                  "|---|---|---|---|---|---|---|"]
         for row in rows:
@@ -68,5 +79,5 @@ class Figures:
 
     def as_json(self):
         """Everything, for a machine."""
-        return {"when": self.when.isoformat(), "machine": self.machine, "pairs": self.pairs, "runs": self.runs,
+        return {"when": self.when.isoformat(), "machine": self.machine, "runs": self.runs,
                 "disk": {str(size): outcomes for size, outcomes in self.disk.items()}, "void": self.void}
