@@ -3,6 +3,7 @@
 //!
 //! | Part | What it is |
 //! |---|---|
+//! | [`cluster`] | brokers, each on a host of its own, running the code that ships |
 //! | [`client`] | a client over the protocol crate's cores; runs in both worlds |
 //! | [`history`] | what clients did and saw, with the virtual times |
 //! | [`checkers`] | what must hold of any history; pure, apart from the work that made it |
@@ -11,4 +12,5 @@
 
 pub mod checkers;
 pub mod client;
+pub mod cluster;
 pub mod history;
