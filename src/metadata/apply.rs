@@ -1,6 +1,8 @@
 //! The rules: what a command comes to, given an image. Pure, so that they are tested by tables and
 //! so that every node that judges alike decides alike.
 
+use std::collections::BTreeSet;
+
 use streambus_proto::error_code::ErrorCode;
 use streambus_proto::ids::{LeaderEpoch, TopicId};
 
@@ -57,6 +59,7 @@ pub fn apply(image: &Image, command: &Command, limits: &Limits) -> Result<Delta,
         Command::AlterBrokerConfig { scope, alteration } => {
             alter_broker_config(image, *scope, alteration)?
         }
+        Command::ForgetTopics { ids } => forget_topics(image, ids),
         Command::AllocateProducerIds { count } => allocate_producer_ids(image, *count)?,
     };
     Ok(Delta {
@@ -74,7 +77,8 @@ fn create_topic(
     limits: &Limits,
 ) -> Result<Change, Refusal> {
     check_new_name(image, name)?;
-    if image.topic_by_id(id).is_some() || id == TopicId::ZERO {
+    let taken = image.topic_by_id(id).is_some() || image.deleted_topics().contains(&id);
+    if taken || id == TopicId::ZERO {
         // Chance this bad means a broken source of it.
         return Err(Refusal::new(
             ErrorCode::UnknownServerError,
@@ -295,11 +299,32 @@ fn delete_topic(image: &Image, id: TopicId) -> Result<Change, Refusal> {
         ));
     }
     match image.topic_by_id(id) {
+        Some(_) if image.deleted_topics().len() >= DELETED_TOPICS_MAX => {
+            let message = format!(
+                "the space of {DELETED_TOPICS_MAX} deleted topics is still being freed; try again"
+            );
+            Err(Refusal::new(ErrorCode::RequestTimedOut, message))
+        }
         Some(_) => Ok(Change::TopicDeleted { id }),
         None => Err(Refusal::new(
             ErrorCode::UnknownTopicId,
             "This server does not host this topic ID.",
         )),
+    }
+}
+
+/// Deleted topics that are remembered at most: 1.6 MB of a snapshot. Some seconds after a deletion the
+/// lanes have dropped what they held, and the topic is forgotten.
+const DELETED_TOPICS_MAX: usize = 100_000;
+
+fn forget_topics(image: &Image, ids: &[TopicId]) -> Change {
+    let forgotten: BTreeSet<TopicId> = ids.iter().copied().collect();
+    Change::DeletedTopicsSet {
+        ids: image
+            .deleted_topics()
+            .difference(&forgotten)
+            .copied()
+            .collect(),
     }
 }
 

@@ -50,6 +50,11 @@ pub enum Command {
         /// How.
         alteration: Alteration,
     },
+    /// Forget deleted topics: no lane holds anything of them any more.
+    ForgetTopics {
+        /// Their ids; those that are not remembered do no harm.
+        ids: Vec<TopicId>,
+    },
     /// Take a block of producer ids.
     AllocateProducerIds {
         /// How many.

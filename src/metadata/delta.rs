@@ -68,6 +68,11 @@ pub enum Change {
         /// All that it was given.
         configs: ConfigMap,
     },
+    /// Of these deleted topics, and of no others, a lane may still hold something.
+    DeletedTopicsSet {
+        /// Their ids.
+        ids: Vec<TopicId>,
+    },
     /// These producer ids are taken.
     ProducerIdsAllocated {
         /// The first of them.

@@ -1,7 +1,7 @@
 //! The image: the metadata as of one index. Each core has its own and absorbs the same deltas in
 //! the same order, so that a lookup is a plain borrow and no two cores share memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -95,6 +95,8 @@ pub struct Image {
     topics_by_id: BTreeMap<TopicId, Rc<Topic>>,
     /// The names with `.` or `_` in them, by what clashing names have in common.
     unified: BTreeMap<String, Rc<str>>,
+    /// Deleted topics of which a lane may still hold something.
+    deleted_topics: BTreeSet<TopicId>,
     broker_configs: BTreeMap<ConfigScope, ConfigMap>,
     /// What `streambus.toml` says, by Kafka's names; only what differs from the default.
     statics: Arc<ConfigMap>,
@@ -117,6 +119,7 @@ impl Image {
             topics: BTreeMap::new(),
             topics_by_id: BTreeMap::new(),
             unified: BTreeMap::new(),
+            deleted_topics: BTreeSet::new(),
             broker_configs: BTreeMap::new(),
             statics,
             broker: Rc::new(BrokerSettings::default()),
@@ -175,6 +178,11 @@ impl Image {
     pub fn colliding_topic(&self, name: &str) -> Option<&str> {
         let other = self.unified.get(&topic_name::unified(name))?;
         (**other != *name).then_some(other)
+    }
+
+    /// Deleted topics of which a lane may still hold something.
+    pub fn deleted_topics(&self) -> &BTreeSet<TopicId> {
+        &self.deleted_topics
     }
 
     /// How many topics there are.
@@ -323,6 +331,9 @@ impl Image {
                 }
                 self.resolve_broker();
             }
+            Change::DeletedTopicsSet { ids } => {
+                self.deleted_topics = ids.iter().copied().collect();
+            }
             Change::ProducerIdsAllocated { first, count } => {
                 assert!(
                     *first >= self.next_producer_id,
@@ -373,6 +384,7 @@ impl Image {
         self.unified.remove(&topic_name::unified(&topic.name));
         self.count(&topic.partitions, |lane| lane - 1);
         self.partition_count -= topic.partitions.len();
+        self.deleted_topics.insert(id);
     }
 
     fn add_partitions(&mut self, id: TopicId, first: i32, added: &[PartitionPlace]) {

@@ -14,6 +14,7 @@ const PARTITIONS_ADDED: u16 = 3;
 const TOPIC_CONFIGS_SET: u16 = 4;
 const BROKER_CONFIGS_SET: u16 = 5;
 const PRODUCER_IDS_ALLOCATED: u16 = 6;
+const DELETED_TOPICS_SET: u16 = 7;
 
 const SCOPE_CLUSTER: u8 = 0;
 const SCOPE_NODE: u8 = 1;
@@ -88,6 +89,13 @@ pub(super) fn encode(change: &Change, out: &mut Vec<u8>) {
             out.extend_from_slice(&count.to_le_bytes());
             PRODUCER_IDS_ALLOCATED
         }
+        Change::DeletedTopicsSet { ids } => {
+            out.extend_from_slice(&length(ids.len()).to_le_bytes());
+            for id in ids {
+                out.extend_from_slice(&id.0);
+            }
+            DELETED_TOPICS_SET
+        }
     };
     let bytes = length(out.len() - start - CHANGE_HEADER_BYTES);
     out[start..start + 2].copy_from_slice(&kind.to_le_bytes());
@@ -146,6 +154,7 @@ pub(super) fn decode(bytes: &mut Bytes<'_>) -> Result<Change, RecordError> {
         TOPIC_CONFIGS_SET => topic_configs_set(&mut body),
         BROKER_CONFIGS_SET => broker_configs_set(&mut body),
         PRODUCER_IDS_ALLOCATED => producer_ids_allocated(&mut body),
+        DELETED_TOPICS_SET => deleted_topics_set(&mut body),
         unknown => return Err(RecordError::UnknownType(unknown)),
     };
     let change = change.ok_or(malformed("a field is cut short or not text"))?;
@@ -201,6 +210,15 @@ fn producer_ids_allocated(body: &mut Bytes<'_>) -> Option<Change> {
         first,
         count: u32::from_le_bytes(body.array()?),
     })
+}
+
+fn deleted_topics_set(body: &mut Bytes<'_>) -> Option<Change> {
+    let count = body.length()?;
+    let mut ids = Vec::new();
+    for _ in 0..count {
+        ids.push(body.topic_id()?);
+    }
+    Some(Change::DeletedTopicsSet { ids })
 }
 
 /// Bytes that are read from the front. Nothing is allocated by what a count says.
@@ -309,6 +327,7 @@ pub(super) mod tests {
                 count: 1_000,
             },
             Change::TopicDeleted { id },
+            Change::DeletedTopicsSet { ids: vec![id] },
         ]
     }
 
@@ -341,6 +360,12 @@ pub(super) mod tests {
         assert_eq!(
             bytes,
             b"\x06\x00\x0c\x00\x00\x00\xe8\x03\0\0\0\0\0\0\xe8\x03\0\0"
+        );
+        bytes.clear();
+        encode(&samples()[7], &mut bytes);
+        assert_eq!(
+            bytes,
+            b"\x07\x00\x14\x00\x00\x00\x01\x00\x00\x000123456789abcdef"
         );
     }
 

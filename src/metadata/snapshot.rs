@@ -55,6 +55,9 @@ fn changes(image: &Image) -> Vec<Change> {
         .collect();
     let first = image.next_producer_id();
     changes.push(Change::ProducerIdsAllocated { first, count: 0 });
+    changes.push(Change::DeletedTopicsSet {
+        ids: image.deleted_topics().iter().copied().collect(),
+    });
     changes.extend(image.topics().map(|topic| {
         debug_assert!(
             topic

@@ -49,6 +49,7 @@ pub async fn run_core(start: Arc<Start>, context: CoreContext<Op, Reply>) -> Res
     if let (Some(controller), Some(image)) = (controller, controller_image) {
         // The others read the metadata's files too: nothing is written there before they have.
         shard.await_others().await;
+        spawn_in(Queue::Background, Rc::clone(&shard).keep_forgetting()).detach();
         let publisher = Rc::clone(&shard);
         spawn(async move {
             let Err(failed) = controller.run(image, log, &publisher).await else {

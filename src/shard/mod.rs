@@ -4,6 +4,7 @@
 //! never across an `.await`; after one, the partition is looked up again, for it may be gone.
 
 pub mod append;
+pub mod deleted;
 pub mod op;
 pub mod read;
 pub mod remote;
@@ -20,7 +21,7 @@ use rustc_hash::FxHashMap;
 use streambus_ops::CoreMetrics;
 use streambus_proto::ids::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, TopicId};
 use streambus_shards::sync::Notify;
-use streambus_shards::{CoreId, Mesh, spawn, wall_ms};
+use streambus_shards::{CoreId, Mesh, wall_ms};
 use streambus_storage::{
     BatchInfo, CommitMeasured, Lane, LaneObserver, LaneStats, PartitionKey, RecoveredPartition,
     StorageError,
@@ -30,6 +31,7 @@ use crate::metadata::topic_config::TopicSettings;
 use crate::metadata::{Change, Controller, Delta, Image, Topic};
 use crate::partition::Partition;
 use crate::partition::producers::{Producers, Sequenced};
+use deleted::Dropping;
 use op::{Op, Reply};
 use space::Watermark;
 use waiters::{Waiter, Waiters};
@@ -51,6 +53,8 @@ pub struct Shard {
     lanes: Vec<(u16, Rc<Lane>)>,
     /// The controller, on its core.
     controller: Option<Rc<Controller>>,
+    /// Deleted partitions whose lanes are at it.
+    dropping: Dropping,
     /// Rung once for each commit, after the high watermarks have moved.
     commits: Notify,
     /// Why nothing is acknowledged any more: a sync failed, and the node stops.
@@ -79,9 +83,8 @@ pub struct OpenedLane {
 impl Shard {
     /// Takes over the lanes of a core, with the image as it is now.
     ///
-    /// Partitions in a lane that the image does not know belong to topics whose deletion was durable
-    /// before the lane heard of it; they are dropped when the image says that it deleted them, and else
-    /// left alone and logged.
+    /// Partitions in a lane that the image says it deleted are dropped: the deletion was durable before the
+    /// lane heard of it. Those of topics that it never knew are left alone and logged.
     pub fn new(
         mesh: Mesh<Op, Reply>,
         image: Image,
@@ -91,8 +94,14 @@ impl Shard {
     ) -> Rc<Shard> {
         let mut partitions = FxHashMap::default();
         let mut own = Vec::new();
+        let mut dead = Vec::new();
         for opened in lanes {
             for found in &opened.partitions {
+                if image.deleted_topics().contains(&found.key.topic) {
+                    tracing::info!(partition = %found.key, "a lane has a partition of a deleted topic; it is dropped");
+                    dead.push((Rc::clone(&opened.lane), found.key));
+                    continue;
+                }
                 let Some(topic) = image.topic_by_id(found.key.topic) else {
                     tracing::warn!(partition = %found.key, "a lane has a partition of an unknown topic; it is kept, and not served");
                     continue;
@@ -118,6 +127,7 @@ impl Shard {
             partitions: RefCell::new(partitions),
             lanes: own,
             controller,
+            dropping: Dropping::default(),
             commits: Notify::new(),
             failed: RefCell::new(None),
             failure: Notify::new(),
@@ -135,6 +145,9 @@ impl Shard {
         for (_, lane) in &shard.lanes {
             let observer: Rc<dyn LaneObserver> = Rc::clone(&shard) as Rc<dyn LaneObserver>;
             lane.start(observer);
+        }
+        for (lane, key) in dead {
+            shard.dropping.begin(lane, key);
         }
         shard
     }
@@ -213,7 +226,9 @@ impl Shard {
                         self.refresh(id);
                     }
                 }
-                Change::TopicDeleted { .. } | Change::ProducerIdsAllocated { .. } => {}
+                Change::TopicDeleted { .. }
+                | Change::DeletedTopicsSet { .. }
+                | Change::ProducerIdsAllocated { .. } => {}
             }
         }
     }
@@ -263,12 +278,7 @@ impl Shard {
                 continue;
             };
             led.waiters.wake_all();
-            spawn(async move {
-                if let Err(failed) = led.lane.drop_partition(key).await {
-                    tracing::error!(partition = %key, error = %failed, "a deleted partition was not dropped; the next start does it");
-                }
-            })
-            .detach();
+            self.dropping.begin(led.lane, key);
         }
         self.commits.notify_all();
     }

@@ -6,11 +6,11 @@
 use std::sync::Arc;
 
 use streambus_proto::error_code::ErrorCode;
-use streambus_proto::ids::{LeaderEpoch, Offset};
+use streambus_proto::ids::{LeaderEpoch, Offset, TopicId};
 use streambus_shards::Buf;
 use streambus_storage::PartitionKey;
 
-use crate::metadata::{Command, Decision, Delta};
+use crate::metadata::{Command, Decision, Delta, MetadataIndex};
 use crate::partition::Isolation;
 use crate::partition::producers::ProducerView;
 
@@ -47,6 +47,8 @@ pub enum Op {
     Submit(Command),
     /// From the controller: absorb this delta.
     Absorb(Arc<Delta>),
+    /// Which deleted topics the core's lanes still hold.
+    Dropping,
     /// Answered by a core that has started.
     Ping,
     /// The node stops: finish what is begun, then close.
@@ -74,6 +76,13 @@ pub enum Reply {
     Producers(Vec<Result<Vec<ProducerView>, ErrorCode>>),
     /// To [`Op::Submit`].
     Submit(Decision),
+    /// To [`Op::Dropping`].
+    Dropping {
+        /// The last delta that the core has absorbed.
+        index: MetadataIndex,
+        /// The topics.
+        topics: Vec<TopicId>,
+    },
     /// To [`Op::Absorb`], [`Op::Ping`] and [`Op::Drain`].
     Done,
 }

@@ -267,7 +267,7 @@ impl Shard {
         }
     }
 
-    async fn ask(self: &Rc<Self>, core: CoreId, op: Op) -> Reply {
+    pub(super) async fn ask(self: &Rc<Self>, core: CoreId, op: Op) -> Reply {
         if core == self.core() {
             self.execute(op).await
         } else {
@@ -317,6 +317,10 @@ impl Shard {
                 self.absorb(&delta);
                 Reply::Done
             }
+            Op::Dropping => Reply::Dropping {
+                index: self.image(crate::metadata::Image::index),
+                topics: self.dropping.topics(),
+            },
             Op::Ping => Reply::Done,
             Op::Drain => {
                 self.draining.notify_all();

@@ -4,6 +4,7 @@
 
 mod admin;
 mod crash;
+mod deletion;
 mod full_disk;
 mod hostile;
 mod listeners;

@@ -386,6 +386,43 @@ fn a_deleted_topic_leaves_nothing() {
 }
 
 #[test]
+fn deleted_topics_are_remembered_until_they_are_forgotten() {
+    // Proves that an id of which a lane may still hold something is known as deleted, is not given again,
+    // and that forgetting some leaves the others, and those that were never deleted, as they are.
+    let mut image = empty(2);
+    for byte in 1..=4 {
+        done(
+            &mut image,
+            &create(&format!("t{byte}"), byte, auto(1, 1), &[]),
+        );
+    }
+    let remembered =
+        |image: &Image| -> Vec<TopicId> { image.deleted_topics().iter().copied().collect() };
+    assert_eq!(remembered(&image), []);
+    for byte in 1..=3 {
+        done(&mut image, &Command::DeleteTopic { id: id(byte) });
+    }
+    assert_eq!(remembered(&image), [id(1), id(2), id(3)]);
+    expect(
+        &image,
+        &create("again", 2, auto(1, 1), &[]),
+        ErrorCode::UnknownServerError,
+        "taken",
+    );
+    let forget = Command::ForgetTopics {
+        ids: vec![id(1), id(3), id(4), id(9)],
+    };
+    let delta = done(&mut image, &forget);
+    assert_eq!(
+        delta.changes,
+        [Change::DeletedTopicsSet { ids: vec![id(2)] }]
+    );
+    assert_eq!(remembered(&image), [id(2)]);
+    assert!(image.topic_by_id(id(4)).is_some(), "it was never deleted");
+    done(&mut image, &create("again", 3, auto(1, 1), &[]));
+}
+
+#[test]
 fn topic_settings_change_one_by_one_or_all_at_once() {
     // Proves set, delete, append and subtract, the full replacement, and that the resolved
     // settings follow.
