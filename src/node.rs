@@ -23,7 +23,7 @@ mod prepare;
 pub use self::core::run_core;
 pub use self::listeners::{TakenListener, take_listeners};
 pub use self::prepare::{Prepared, Start, Surroundings, prepare};
-use crate::config::{Advertise, Config};
+use crate::config::{Advertise, Config, LimitsConfig};
 
 /// Why the node did not start, or stopped by itself. One line: what, with which value, why, the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -92,7 +92,7 @@ pub struct ReadyListener {
 /// # Errors
 /// [`NodeError`]. Nothing was written if it is of the machine or an address.
 pub fn run(
-    config: Config,
+    mut config: Config,
     dropped: Option<Dropped>,
     ready: impl Fn(Ready) + Send + Sync + 'static,
 ) -> Result<(), NodeError> {
@@ -100,6 +100,7 @@ pub fn run(
     abort_on_panic();
     keep_large_allocations();
     probe::io_uring().map_err(|refused| NodeError::Machine(refused.to_string()))?;
+    config.limits.connections_max = connections_within(probe::raise_open_files(), &config.limits)?;
     catch_stop_signals().map_err(|failed| NodeError::Machine(failed.to_string()))?;
     let cores = if config.node.cores == 0 {
         online_cpus().len()
@@ -136,6 +137,30 @@ pub fn run(
     let ended = ended.map_err(|failed| NodeError::Machine(failed.to_string()))?;
     ops.stop();
     ended.into_iter().collect()
+}
+
+/// The fewest descriptors that a node starts with: files, rings and listeners of a few cores, and some
+/// clients.
+const OPEN_FILES_MIN: u64 = 256;
+
+/// How many connections there may be at a time: a quarter of the descriptors is left to files, so that no
+/// flood of clients keeps a lane from opening its own.
+fn connections_within(open_files: u64, limits: &LimitsConfig) -> Result<usize, NodeError> {
+    if open_files < OPEN_FILES_MIN {
+        return Err(NodeError::Machine(format!(
+            "this process may have only {open_files} files open, and a node needs at least {OPEN_FILES_MIN}: raise it with `ulimit -n 65536` or LimitNOFILE=65536"
+        )));
+    }
+    let room = usize::try_from(open_files - open_files / 4).unwrap_or(usize::MAX);
+    if room < limits.connections_max {
+        tracing::warn!(
+            open_files,
+            connections_max = room,
+            "fewer connections than limits.connections_max={} are taken, for that many files can't be open: raise it with `ulimit -n` or LimitNOFILE",
+            limits.connections_max
+        );
+    }
+    Ok(limits.connections_max.min(room))
 }
 
 /// Starts the admin HTTP, which says from now on how far the node is.

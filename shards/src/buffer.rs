@@ -202,13 +202,22 @@ impl BufMut {
 
     /// Shares what is filled; the rest of the memory stays here, empty and writable.
     pub fn split(&mut self) -> Buf {
+        self.split_to(self.len)
+    }
+
+    /// Shares the first `count` of the bytes that are filled; the others stay here, in place.
+    ///
+    /// # Panics
+    /// If fewer are filled.
+    pub fn split_to(&mut self, count: usize) -> Buf {
+        assert!(count <= self.len, "{count} bytes of {} filled", self.len);
         let shared = Buf {
             start: self.base(),
-            len: self.len,
+            len: count,
             memory: Arc::clone(&self.memory),
         };
-        self.start += self.len;
-        self.len = 0;
+        self.start += count;
+        self.len -= count;
         shared
     }
 

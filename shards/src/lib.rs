@@ -49,7 +49,7 @@ pub use disk::{DiskError, File, OpenOptions};
 pub use mesh::{CoreId, Mesh, MeshSeed, Stopped, mesh_seeds};
 pub use net::{BoundAddress, Listener, Stream, check_free};
 pub use node::{
-    CoreContext, NodePlan, StartFailed, abort_on_panic, catch_stop_signals, halt,
+    CoreContext, NodePlan, StartFailed, abort_on_panic, catch_stop_signals, give_memory_back, halt,
     keep_large_allocations, online_cpus, run_alone, run_node, stop_requested,
 };
 pub use rng::rng_u64;

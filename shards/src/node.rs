@@ -167,6 +167,19 @@ pub fn keep_large_allocations() {
     unsafe { libc::mallopt(libc::M_TRIM_THRESHOLD, 1 << 30) };
 }
 
+/// Gives what the allocator holds free back to the kernel: for when much was in use that will not be wanted
+/// again soon. In a thread of its own, for it looks through all of it.
+pub fn give_memory_back() {
+    let trim = || {
+        // SAFETY: malloc_trim has no preconditions.
+        unsafe { libc::malloc_trim(0) };
+    };
+    // Without a thread it stays as it is until the next time.
+    let _ = std::thread::Builder::new()
+        .name("trim".to_owned())
+        .spawn(trim);
+}
+
 /// Ends the process with a message and exit code 1: a node of which a part does not work must not
 /// serve. Never resolves.
 pub async fn halt<T>(reason: &str) -> T {

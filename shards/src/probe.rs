@@ -42,17 +42,18 @@ pub fn io_uring() -> Result<(), UringRefused> {
     }
 }
 
-fn limit(resource: libc::__rlimit_resource_t) -> u64 {
+fn limits(resource: libc::__rlimit_resource_t) -> libc::rlimit {
     let mut limits = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
     };
-    // SAFETY: `limits` is valid to write to.
-    if unsafe { libc::getrlimit(resource, &raw mut limits) } == 0 {
-        limits.rlim_cur
-    } else {
-        0
-    }
+    // SAFETY: `limits` is valid to write to. It stays as it is if the call fails.
+    unsafe { libc::getrlimit(resource, &raw mut limits) };
+    limits
+}
+
+fn limit(resource: libc::__rlimit_resource_t) -> u64 {
+    limits(resource).rlim_cur
 }
 
 /// Bytes this process may lock in memory; `u64::MAX` means no limit.
@@ -63,6 +64,16 @@ pub fn memlock_bytes() -> u64 {
 /// Descriptors this process may have open.
 pub fn open_files() -> u64 {
     limit(libc::RLIMIT_NOFILE)
+}
+
+/// Raises the number of descriptors that this process may have open as far as it may itself; returns
+/// what holds then.
+pub fn raise_open_files() -> u64 {
+    let mut wanted = limits(libc::RLIMIT_NOFILE);
+    wanted.rlim_cur = wanted.rlim_max;
+    // SAFETY: `wanted` is valid to read. If the call fails, the old limit holds, which is returned.
+    unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const wanted) };
+    open_files()
 }
 
 /// The kernel's release, as `uname -r` prints it.

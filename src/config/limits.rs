@@ -17,7 +17,8 @@ section! {
         in_flight_bytes_per_connection_max: usize = 128 << 20, in 1 << 20..=4 << 30;
         /// Requests that one connection may have under way before it is not read.
         in_flight_requests_per_connection_max: usize = 1_000, in 1..=100_000;
-        /// Bytes of requests that all connections of one core may have under way before none is read.
+        /// Bytes of requests that all connections of one core may have under way. Above it, a connection that
+        /// owes answers is not read, and no request grows beyond 64 KiB but one at a time.
         in_flight_bytes_per_core_max: usize = 512 << 20, in 16 << 20..=64 << 30;
         /// A connection without a request for this long is closed.
         idle_timeout_ms: u64 = 600_000, in 1_000..=86_400_000;
@@ -29,7 +30,8 @@ section! {
         fetch_response_bytes_max: usize = 55 << 20, in 1 << 20..=1 << 30;
         /// Record bytes that all fetch answers of one core may hold at a time.
         fetch_bytes_per_core_max: usize = 256 << 20, in 8 << 20..=64 << 30;
-        /// Fetches of one core that may wait for data at a time; a further one is answered at once.
+        /// Fetches of one core that may wait for data at a time, at ten partitions each; a further one is
+        /// answered at once.
         parked_fetches_max: usize = 50_000, in 1..=1_000_000;
         /// The longest a fetch waits for data, whatever the client asks for.
         fetch_wait_max_ms: u64 = 300_000, in 100..=3_600_000;

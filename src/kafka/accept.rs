@@ -47,15 +47,14 @@ fn admit(broker: &Rc<Broker>, stream: Stream, plan: &Rc<ListenerPlan>) {
     let view = View::new(plan, local.ip(), broker.shard.core().0);
     let broker = Rc::clone(broker);
     spawn(async move {
-        broker.open.set(broker.open.get() + 1);
+        broker.opened();
         let figures = &broker.shard.metrics().connections;
         figures.accepted.increment(1);
         figures.open.increment(1.0);
         let ended = connection::serve(Rc::clone(&broker), stream, view).await;
-        broker.open.set(broker.open.get() - 1);
         figures.open.decrement(1.0);
-        broker.closed.notify_one();
         drop(admitted);
+        broker.closed();
         match &ended {
             Ended::Idle(_) => figures.refused(RefusalReason::Idle),
             Ended::SlowRequest(_) => figures.refused(RefusalReason::SlowRequest),

@@ -3,16 +3,23 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
-use streambus_shards::rng_u64;
+use streambus_shards::{give_memory_back, rng_u64, sleep, spawn};
 
 use super::admin::Host;
 use super::connection_limits::ConnectionLimits;
 use super::coordinators::ProducerIds;
 use super::fetch_session::FetchSessions;
+use super::in_flight::InFlight;
 use crate::config::{Config, LimitsConfig};
 use crate::metadata::{Command, Decision, Image, Limits, Submit};
 use crate::shard::Shard;
+
+/// So many connections of a core are a crowd: some 10 MB for each thousand.
+const CROWD: usize = 1_000;
+/// How long after most of a crowd has gone the memory is given back.
+const CROWD_LEAVES: Duration = Duration::from_secs(8);
 
 /// One core's side of the protocol.
 pub struct Broker {
@@ -21,14 +28,18 @@ pub struct Broker {
     pub(super) connections: Arc<ConnectionLimits>,
     pub(super) sessions: RefCell<FetchSessions>,
     pub(super) producer_ids: ProducerIds,
-    /// Fetches of this core that wait for records.
+    /// Partitions that fetches of this core wait on, one at least for each fetch.
     pub(super) parked: Cell<usize>,
+    /// Requests of this core that are read and not answered.
+    pub(super) in_flight: Rc<InFlight>,
     /// Record bytes that fetch answers of this core hold.
     pub(super) fetch_bytes: Cell<usize>,
     /// Set when the node stops: connections finish what they have and close.
     pub(super) draining: Cell<bool>,
     pub(super) drained: streambus_shards::sync::Notify,
     pub(super) open: Cell<usize>,
+    /// The most connections that were open since memory was last given back.
+    open_peak: Cell<usize>,
     /// Rung when a connection closed.
     pub(super) closed: streambus_shards::sync::Notify,
 }
@@ -55,10 +66,12 @@ impl Broker {
             sessions: RefCell::new(sessions),
             producer_ids: ProducerIds::default(),
             parked: Cell::new(0),
+            in_flight: InFlight::new(limits.in_flight_bytes_per_core_max),
             fetch_bytes: Cell::new(0),
             draining: Cell::new(false),
             drained: streambus_shards::sync::Notify::new(),
             open: Cell::new(0),
+            open_peak: Cell::new(0),
             closed: streambus_shards::sync::Notify::new(),
             config,
         })
@@ -66,6 +79,29 @@ impl Broker {
 
     pub(super) fn limits_config(&self) -> &LimitsConfig {
         &self.config.limits
+    }
+
+    /// Counts a connection in.
+    pub(super) fn opened(&self) {
+        self.open.set(self.open.get() + 1);
+        self.open_peak
+            .set(self.open_peak.get().max(self.open.get()));
+    }
+
+    /// Counts a connection out. What a crowd took goes back to the kernel once the crowd is gone.
+    pub(super) fn closed(&self) {
+        self.open.set(self.open.get() - 1);
+        let (open, peak) = (self.open.get(), self.open_peak.get());
+        if peak >= CROWD && open <= peak / 4 {
+            self.open_peak.set(open);
+            // The last of the crowd, and what it asked of other cores, goes within this time.
+            spawn(async {
+                sleep(CROWD_LEAVES).await;
+                give_memory_back();
+            })
+            .detach();
+        }
+        self.closed.notify_one();
     }
 
     /// Has every connection finish what it has begun and close.

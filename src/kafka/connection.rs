@@ -7,33 +7,53 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::mem::size_of_val;
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
 use streambus_proto::frame::{LENGTH_BYTES, frame_length};
 use streambus_shards::sync::Notify;
-use streambus_shards::{Buf, BufMut, Stream, spawn, timeout};
+use streambus_shards::{Buf, BufMut, Instant, Stream, now, spawn, timeout};
 
 use super::broker::Broker;
 use super::dispatch::{Answer, Later, Refused, dispatch};
+use super::in_flight::Charge;
 use super::listener::View;
 use super::response::Slices;
 
+/// What a connection waits for its next request with: all that an idle one has.
+const IDLE_BYTES: usize = 4 << 10;
 /// What a connection reads into while no large request is on its way. The memory is pooled.
 const READ_BYTES: usize = 64 << 10;
+/// A request that does not fit gets the next larger pooled memory, then this many times what has come of
+/// it, again and again: never much more than has come, whatever its length says.
+const GROWTH: usize = 4;
+const POOLED_BYTES: [usize; 3] = [READ_BYTES, 256 << 10, 1 << 20];
+/// How long a connection that sent much keeps its memory after it went quiet.
+const KEEP_MEMORY: Duration = Duration::from_secs(1);
 /// Responses sent with one call at most.
 const COALESCED_MAX: usize = 64;
+/// Bytes of responses from which on no further one is taken along.
+const COALESCED_BYTES_MAX: usize = 1 << 20;
 
-/// An answer in the queue, and how many bytes its request had.
 enum Queued {
     Now(Slices),
     Later(Later),
 }
 
+/// An answer in the queue, and what it holds until it is sent.
+struct Owed {
+    answer: Queued,
+    charge: Charge,
+}
+
 /// What reader and writer share.
 struct Shared {
-    queue: RefCell<VecDeque<Queued>>,
+    queue: RefCell<VecDeque<Owed>>,
+    /// Bytes of requests, and of answers being sent, that the client has not had its answers to.
+    in_flight: Cell<usize>,
     /// Rung when something is queued, or the reader has ended.
     queued: Notify,
     /// Rung when something was sent.
@@ -65,6 +85,7 @@ pub(super) enum Ended {
 pub(super) async fn serve(broker: Rc<Broker>, stream: Stream, view: View) -> Ended {
     let shared = Rc::new(Shared {
         queue: RefCell::new(VecDeque::new()),
+        in_flight: Cell::new(0),
         queued: Notify::new(),
         sent: Notify::new(),
         reader_ended: Cell::new(false),
@@ -77,15 +98,19 @@ pub(super) async fn serve(broker: Rc<Broker>, stream: Stream, view: View) -> End
     ));
     let mut reader = FrameReader {
         stream: stream.clone(),
-        buf: BufMut::with_capacity(READ_BYTES),
+        buf: None,
+        grown: None,
+        began: None,
+        sends_much: false,
     };
     let ended = read(&broker, &mut reader, &view, &shared).await;
     shared.reader_ended.set(true);
     shared.queued.notify_one();
     match ended {
         // The client sent rubbish: what it is owed goes out, then nothing more.
-        Ended::Closed | Ended::Draining | Ended::Frame(_) | Ended::Refused(_) => writer.await,
-        Ended::Idle(_) | Ended::SlowRequest(_) | Ended::Socket(_) => drop(writer),
+        Ended::Draining | Ended::Frame(_) | Ended::Refused(_) => writer.await,
+        // It is gone: nobody waits for what is owed, a parked fetch of minutes least of all.
+        Ended::Closed | Ended::Idle(_) | Ended::SlowRequest(_) | Ended::Socket(_) => drop(writer),
     }
     stream.shutdown();
     ended
@@ -97,116 +122,198 @@ async fn read(
     view: &View,
     shared: &Shared,
 ) -> Ended {
-    let limit = broker.limits_config().in_flight_requests_per_connection_max;
     loop {
-        if let Err(ended) = has_room(shared, limit).await {
+        if let Err(ended) = has_room(broker, shared).await {
             return ended;
         }
-        let frame = match reader.next(broker).await {
+        let frame = match reader.next(broker, shared).await {
             Ok(frame) => frame,
             Err(ended) => return ended,
         };
-        let queued = match dispatch(broker, view, frame).await {
+        let request_bytes = frame.len();
+        let (answer, answer_bytes) = match dispatch(broker, view, frame).await {
             Ok(Answer::Nothing) => continue,
-            Ok(Answer::Now(slices)) => Queued::Now(slices),
-            Ok(Answer::Later(later)) => Queued::Later(later),
+            Ok(Answer::Now(slices)) => {
+                let bytes = bytes_of(&slices);
+                (Queued::Now(slices), bytes)
+            }
+            Ok(Answer::Later(later)) => {
+                let bytes = size_of_val(&*later);
+                (Queued::Later(later), bytes)
+            }
             Err(refused) => return refused.into(),
         };
-        shared.queue.borrow_mut().push_back(queued);
+        let charge = broker.in_flight.charge(request_bytes + answer_bytes);
+        shared
+            .in_flight
+            .set(shared.in_flight.get() + charge.bytes());
+        shared.queue.borrow_mut().push_back(Owed { answer, charge });
         shared.queued.notify_one();
     }
 }
 
-/// Waits until fewer than `limit` answers are queued.
-async fn has_room(shared: &Shared, limit: usize) -> Result<(), Ended> {
+/// Waits until the connection may be read: it has not too much under way, nor have all of the core
+/// while it has anything.
+async fn has_room(broker: &Broker, shared: &Shared) -> Result<(), Ended> {
+    let limits = broker.limits_config();
     loop {
+        let sent = shared.sent.notified();
+        let freed = broker.in_flight.freed();
         if shared.writer_ended.get() {
             return Err(Ended::Closed);
         }
-        if shared.queue.borrow().len() < limit {
+        let own_room = shared.queue.borrow().len() < limits.in_flight_requests_per_connection_max
+            && shared.in_flight.get() < limits.in_flight_bytes_per_connection_max;
+        if own_room && (shared.in_flight.get() == 0 || !broker.in_flight.is_full()) {
             return Ok(());
         }
-        shared.sent.notified().await;
+        either(sent, freed).await;
     }
+}
+
+/// Waits for the first of two.
+async fn either(one: impl Future<Output = ()>, other: impl Future<Output = ()>) {
+    let (mut one, mut other) = (pin!(one), pin!(other));
+    poll_fn(|cx| {
+        let done = one.as_mut().poll(cx).is_ready() || other.as_mut().poll(cx).is_ready();
+        if done { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
 }
 
 /// Cuts what comes in into frames.
 struct FrameReader {
     stream: Stream,
-    /// What has come of the next frame, or of several.
-    buf: BufMut,
+    /// What has come of the next frame, or of several. None while nothing has.
+    buf: Option<BufMut>,
+    /// What `buf` has beyond [`READ_BYTES`].
+    grown: Option<Charge>,
+    /// When the first byte of the next frame was here.
+    began: Option<Instant>,
+    /// Whether the client sends more at once than an idle connection has memory for.
+    sends_much: bool,
 }
 
 impl FrameReader {
     /// The next frame, without its length.
-    async fn next(&mut self, broker: &Broker) -> Result<Buf, Ended> {
+    async fn next(&mut self, broker: &Rc<Broker>, shared: &Shared) -> Result<Buf, Ended> {
         let limits = broker.limits_config();
+        let idle = Duration::from_millis(limits.idle_timeout_ms);
+        let slow = Duration::from_millis(limits.request_read_timeout_ms);
         loop {
-            let length = frame_length(self.buf.as_slice(), limits.request_bytes_max)?;
-            if let Some(length) = length {
-                if self.buf.len() >= LENGTH_BYTES + length {
-                    return Ok(self.cut(length));
+            let filled = self.buf.as_ref().map(BufMut::as_slice).unwrap_or_default();
+            if filled.is_empty() {
+                self.began = None;
+                let came = self.first(broker, idle).await?;
+                // A client that waits for an answer is not idle, but one that takes none is:
+                // the deadline for writing finds that out.
+                if came.is_none() && shared.in_flight.get() == 0 {
+                    return Err(Ended::Idle(idle));
                 }
-                self.make_room(LENGTH_BYTES + length);
-            } else if self.buf.remaining() == 0 {
-                self.make_room(READ_BYTES);
+                continue;
             }
-            if self.buf.is_empty() {
-                let idle = Duration::from_millis(limits.idle_timeout_ms);
-                self.fill(broker, idle).await?.ok_or(Ended::Idle(idle))?;
-            } else {
-                let slow = Duration::from_millis(limits.request_read_timeout_ms);
-                self.fill(broker, slow)
-                    .await?
-                    .ok_or(Ended::SlowRequest(slow))?;
+            let length = frame_length(filled, limits.request_bytes_max)?;
+            if let Some(length) = length.filter(|length| filled.len() >= LENGTH_BYTES + length) {
+                return Ok(self.cut(length));
             }
+            let wanted = LENGTH_BYTES + length.unwrap_or_default();
+            let left = slow.saturating_sub(self.began.get_or_insert_with(now).elapsed());
+            // Counts from the first byte: one more every now and then does not keep it open.
+            if left.is_zero() {
+                return Err(Ended::SlowRequest(slow));
+            }
+            let more = async {
+                self.make_room(broker, wanted).await;
+                self.fill(broker).await
+            };
+            timeout(left, more)
+                .await
+                .map_err(|_| Ended::SlowRequest(slow))??;
         }
     }
 
     /// Takes a whole frame off the front.
     fn cut(&mut self, length: usize) -> Buf {
-        let all = self.buf.split();
-        let end = LENGTH_BYTES + length;
-        let rest = all.slice(end..all.len());
-        // What came of the next frame moves to the front of fresh memory: the old is the frame's now.
-        if !rest.is_empty() || self.buf.remaining() < READ_BYTES / 2 {
-            self.buf = BufMut::with_capacity(READ_BYTES.max(rest.len()));
-            self.buf.extend_from_slice(&rest);
+        let buf = self.buf.as_mut().expect("the frame is in it");
+        let frame = buf.split_to(LENGTH_BYTES + length);
+        self.began = None;
+        // The frame has the memory now, and is counted as a request's from here on.
+        self.grown = None;
+        if buf.is_empty() {
+            self.buf = None;
         }
-        all.slice(LENGTH_BYTES..end)
+        frame.slice(LENGTH_BYTES..frame.len())
     }
 
-    /// Makes room for a frame of `bytes` in all.
-    fn make_room(&mut self, bytes: usize) {
-        if self.buf.capacity() < bytes || self.buf.remaining() == 0 {
-            let mut larger = BufMut::with_capacity(bytes);
-            larger.extend_from_slice(self.buf.as_slice());
-            self.buf = larger;
+    /// Sees that something fits behind what has come, of a request of `wanted` bytes as it says itself.
+    async fn make_room(&mut self, broker: &Rc<Broker>, wanted: usize) {
+        let Some(buf) = self.buf.as_mut().filter(|buf| buf.remaining() == 0) else {
+            return;
+        };
+        // In memory of its own: what stood before it is other frames'.
+        let came = buf.len();
+        let pooled = POOLED_BYTES.iter().find(|bytes| **bytes > came);
+        let bytes = pooled.map_or_else(|| wanted.min(came * GROWTH), |bytes| *bytes);
+        assert!(bytes > came, "room for {bytes} where {came} have come");
+        if bytes > READ_BYTES {
+            let mut charge = self
+                .grown
+                .take()
+                .unwrap_or_else(|| broker.in_flight.charge(0));
+            let more = bytes.saturating_sub(charge.bytes());
+            loop {
+                let freed = broker.in_flight.freed();
+                if broker.in_flight.try_grow(&mut charge, more) {
+                    break;
+                }
+                freed.await;
+            }
+            self.grown = Some(charge);
+        }
+        let mut larger = BufMut::with_capacity(bytes);
+        larger.extend_from_slice(buf.as_slice());
+        *buf = larger;
+    }
+
+    /// Waits for a request to begin. `None` after `limit`.
+    async fn first(&mut self, broker: &Broker, limit: Duration) -> Result<Option<()>, Ended> {
+        if self.sends_much {
+            self.buf = Some(BufMut::with_capacity(READ_BYTES));
+            if let Ok(done) = timeout(KEEP_MEMORY, self.fill(broker)).await {
+                return done.map(Some);
+            }
+            self.sends_much = false;
+        }
+        self.buf = Some(BufMut::with_capacity(IDLE_BYTES));
+        match timeout(limit, self.fill(broker)).await {
+            Ok(done) => {
+                done?;
+                self.sends_much = self.buf.as_ref().is_some_and(|buf| buf.remaining() == 0);
+                Ok(Some(()))
+            }
+            Err(_) => Ok(None),
         }
     }
 
-    /// Reads what there is. `None` after `limit`.
-    async fn fill(&mut self, broker: &Broker, limit: Duration) -> Result<Option<()>, Ended> {
-        if broker.draining.get() && self.buf.is_empty() {
+    /// Reads what there is into `buf`, which is gone if the wait for it is given up.
+    async fn fill(&mut self, broker: &Broker) -> Result<(), Ended> {
+        let buf = self.buf.take().expect("room was made");
+        if broker.draining.get() && buf.is_empty() {
             return Err(Ended::Draining);
         }
-        let buf = std::mem::replace(&mut self.buf, BufMut::with_capacity(0));
-        let mut read = Box::pin(self.stream.read(buf));
-        let mut drained = Box::pin(broker.drained.notified());
-        let both = poll_fn(|cx| {
+        let mut read = pin!(self.stream.read(buf));
+        let mut drained = pin!(broker.drained.notified());
+        let (count, buf) = poll_fn(|cx| {
             if let Poll::Ready(done) = read.as_mut().poll(cx) {
                 return Poll::Ready(Ok(done));
             }
             drained.as_mut().poll(cx).map(|()| Err(Ended::Draining))
-        });
-        let Ok(done) = timeout(limit, both).await else {
-            return Ok(None);
-        };
-        let (count, buf) = done?;
-        self.buf = buf;
+        })
+        .await?;
+        self.buf = Some(buf);
         match count? {
             0 => Err(Ended::Closed),
-            _ => Ok(Some(())),
+            _ => Ok(()),
         }
     }
 }
@@ -216,27 +323,30 @@ async fn write(broker: Rc<Broker>, stream: Stream, shared: Rc<Shared>) {
     let limit = Duration::from_millis(broker.limits_config().write_timeout_ms);
     loop {
         let next = shared.queue.borrow_mut().pop_front();
-        let Some(next) = next else {
+        let Some(Owed { answer, mut charge }) = next else {
             if shared.reader_ended.get() {
                 break;
             }
             shared.queued.notified().await;
             continue;
         };
-        let mut slices = match settle(next).await {
+        let mut slices = match settle(answer).await {
             Ok(slices) => slices,
             Err(refused) => {
                 tracing::warn!(error = %refused, "an answer could not be given");
                 break;
             }
         };
-        if !gather(&shared, &mut slices).await {
+        if !gather(&shared, &mut slices, &mut charge).await {
             break;
         }
-        let bytes: usize = slices.iter().map(|slice| slice.len()).sum();
-        broker.fetch_bytes.set(broker.fetch_bytes.get() + bytes);
+        let answers = Answers::new(&broker, &shared, bytes_of(&slices));
         let sent = timeout(limit, stream.write_all(&slices)).await;
-        broker.fetch_bytes.set(broker.fetch_bytes.get() - bytes);
+        drop(answers);
+        shared
+            .in_flight
+            .set(shared.in_flight.get() - charge.bytes());
+        drop(charge);
         shared.sent.notify_one();
         if !matches!(sent, Ok(Ok(()))) {
             break;
@@ -248,6 +358,38 @@ async fn write(broker: Rc<Broker>, stream: Stream, shared: Rc<Shared>) {
     stream.shutdown();
 }
 
+/// Counts answers while they are sent, and no longer, even if the connection ends meanwhile.
+struct Answers<'a> {
+    broker: &'a Broker,
+    shared: &'a Shared,
+    bytes: usize,
+}
+
+impl<'a> Answers<'a> {
+    fn new(broker: &'a Broker, shared: &'a Shared, bytes: usize) -> Answers<'a> {
+        broker.fetch_bytes.set(broker.fetch_bytes.get() + bytes);
+        shared.in_flight.set(shared.in_flight.get() + bytes);
+        Answers {
+            broker,
+            shared,
+            bytes,
+        }
+    }
+}
+
+impl Drop for Answers<'_> {
+    fn drop(&mut self) {
+        let all = &self.broker.fetch_bytes;
+        all.set(all.get() - self.bytes);
+        let own = &self.shared.in_flight;
+        own.set(own.get() - self.bytes);
+    }
+}
+
+fn bytes_of(slices: &Slices) -> usize {
+    slices.iter().map(|slice| slice.len()).sum()
+}
+
 async fn settle(queued: Queued) -> Result<Slices, Refused> {
     match queued {
         Queued::Now(slices) => Ok(slices),
@@ -256,25 +398,39 @@ async fn settle(queued: Queued) -> Result<Slices, Refused> {
 }
 
 /// Adds the answers behind that are ready now; `false` if one could not be given.
-async fn gather(shared: &Shared, slices: &mut Slices) -> bool {
+async fn gather(shared: &Shared, slices: &mut Slices, charge: &mut Charge) -> bool {
+    let mut bytes = bytes_of(slices);
     for _ in 1..COALESCED_MAX {
-        let next = shared.queue.borrow_mut().pop_front();
-        let mut later = match next {
-            None => return true,
-            Some(Queued::Now(more)) => {
-                slices.extend(more);
-                continue;
-            }
-            Some(Queued::Later(later)) => later,
-        };
-        match poll_fn(|cx| Poll::Ready(later.as_mut().poll(cx))).await {
-            Poll::Ready(Ok(more)) => slices.extend(more),
-            Poll::Ready(Err(_)) => return false,
-            Poll::Pending => {
-                shared.queue.borrow_mut().push_front(Queued::Later(later));
-                return true;
-            }
+        if bytes >= COALESCED_BYTES_MAX {
+            return true;
         }
+        let next = shared.queue.borrow_mut().pop_front();
+        let Some(Owed {
+            answer,
+            charge: more_charge,
+        }) = next
+        else {
+            return true;
+        };
+        let more = match answer {
+            Queued::Now(more) => more,
+            Queued::Later(mut later) => {
+                match poll_fn(|cx| Poll::Ready(later.as_mut().poll(cx))).await {
+                    Poll::Ready(Ok(more)) => more,
+                    Poll::Ready(Err(_)) => return false,
+                    Poll::Pending => {
+                        shared.queue.borrow_mut().push_front(Owed {
+                            answer: Queued::Later(later),
+                            charge: more_charge,
+                        });
+                        return true;
+                    }
+                }
+            }
+        };
+        bytes += bytes_of(&more);
+        slices.extend(more);
+        charge.merge(more_charge);
     }
     true
 }

@@ -89,6 +89,15 @@ pub(super) async fn dispatch(
         let request = ProduceRequest::read(&mut reader, version)?;
         return produce::produce(broker, &frame, &request, reply_to, began).await;
     }
+    if served.api == ApiKey::Fetch {
+        // Taken out of the frame now: a fetch that waits for records holds no frame meanwhile.
+        let request = FetchRequest::read(&mut reader, version)?;
+        let wish = fetch::Wish::new(broker, &request, version);
+        let broker = Rc::clone(broker);
+        return Ok(Answer::Later(Box::pin(async move {
+            fetch::fetch(&broker, wish, reply_to).await
+        })));
+    }
     let body = frame.len() - reader.rest().len();
     let (broker, view) = (Rc::clone(broker), view.clone());
     Ok(Answer::Later(Box::pin(async move {
@@ -149,10 +158,6 @@ async fn answer(
     let version = reply_to.version;
     let host = &**broker;
     Ok(match reply_to.api {
-        ApiKey::Fetch => {
-            let request: FetchRequest<'_> = read(body, version)?;
-            fetch::fetch(broker, &request, reply_to).await?
-        }
         ApiKey::ListOffsets => {
             let request: ListOffsetsRequest<'_> = read(body, version)?;
             reply_to.with(&offsets::list_offsets(broker, &request).await)?

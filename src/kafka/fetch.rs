@@ -27,6 +27,12 @@ use crate::shard::op::{ReadItem, ReadOutcome};
 /// The first version that names topics by id.
 const TOPIC_IDS_FROM: i16 = 13;
 
+/// A fetch gets at most one part in so many of the memory that is left for answers.
+const ROOM_SHARES: usize = 4;
+/// `limits.parked_fetches_max` fetches may wait if they name so many partitions each; of fetches that
+/// name more, fewer.
+const PARKED_PARTITIONS_EACH: usize = 10;
+
 /// What a request asks for, apart from its partitions.
 struct Asked {
     wait: Duration,
@@ -35,31 +41,43 @@ struct Asked {
     isolation: Isolation,
 }
 
+/// A fetch, taken out of its frame.
+pub(super) struct Wish {
+    asked: Asked,
+    session: SessionRequest,
+}
+
+impl Wish {
+    /// What a request asks for, within the limits.
+    pub(super) fn new(broker: &Broker, request: &FetchRequest<'_>, version: i16) -> Wish {
+        let limits = broker.limits_config();
+        let number = |value: i32| usize::try_from(value).unwrap_or(0);
+        let wait_ms = u64::try_from(request.max_wait_ms)
+            .unwrap_or(0)
+            .min(limits.fetch_wait_max_ms);
+        let asked = Asked {
+            wait: Duration::from_millis(wait_ms),
+            bytes_min: number(request.min_bytes),
+            bytes_max: number(request.max_bytes).min(limits.fetch_response_bytes_max),
+            isolation: match request.isolation_level {
+                0 => Isolation::ReadUncommitted,
+                _ => Isolation::ReadCommitted,
+            },
+        };
+        let session = session_request(request, version);
+        Wish { asked, session }
+    }
+}
+
 /// Reads, waits for more where there is too little, and answers.
 pub(super) async fn fetch(
     broker: &Rc<Broker>,
-    request: &FetchRequest<'_>,
+    wish: Wish,
     reply_to: ReplyTo,
 ) -> Result<Slices, Refused> {
     let began = now();
-    let limits = broker.limits_config();
-    let number = |value: i32| usize::try_from(value).unwrap_or(0);
-    let wait_ms = u64::try_from(request.max_wait_ms)
-        .unwrap_or(0)
-        .min(limits.fetch_wait_max_ms);
-    let asked = Asked {
-        wait: Duration::from_millis(wait_ms),
-        bytes_min: number(request.min_bytes),
-        bytes_max: number(request.max_bytes).min(limits.fetch_response_bytes_max),
-        isolation: match request.isolation_level {
-            0 => Isolation::ReadUncommitted,
-            _ => Isolation::ReadCommitted,
-        },
-    };
-    let planned = broker
-        .sessions
-        .borrow_mut()
-        .plan(session_request(request, reply_to.version), wall_ms());
+    let Wish { asked, session } = wish;
+    let planned = broker.sessions.borrow_mut().plan(session, wall_ms());
     let plan = match planned {
         Ok(plan) => plan,
         Err(code) => {
@@ -133,17 +151,23 @@ fn session_request(request: &FetchRequest<'_>, version: i16) -> SessionRequest {
 /// Reads until there is enough, something is wrong, or the time is up.
 async fn read_enough(broker: &Rc<Broker>, wanted: &[Wanted], asked: &Asked) -> Vec<ReadOutcome> {
     let deadline = now() + asked.wait;
+    let limits = broker.limits_config();
     loop {
         let (keys, items) = resolve(broker, wanted, asked.isolation);
-        let room = broker
-            .limits_config()
+        // A share of what is left, so that a few readers that are slow to take their answers leave
+        // something for everybody else.
+        let room = limits
             .fetch_bytes_per_core_max
-            .saturating_sub(broker.fetch_bytes.get());
+            .saturating_sub(broker.fetch_bytes.get())
+            / ROOM_SHARES;
+        let bytes_max = asked.bytes_max.min(room);
         let reading = now();
-        let read = broker
-            .shard
-            .read_anywhere(items, asked.bytes_max.min(room))
-            .await;
+        let read = {
+            // Reads that are under way together must not all count on the same room. From here the answer
+            // goes to the socket without another wait, and is counted there.
+            let _held = Counted::new(&broker.fetch_bytes, bytes_max);
+            broker.shard.read_anywhere(items, bytes_max).await
+        };
         broker
             .shard
             .metrics()
@@ -163,7 +187,8 @@ async fn read_enough(broker: &Rc<Broker>, wanted: &[Wanted], asked: &Asked) -> V
             .iter()
             .any(|outcome| outcome.error != ErrorCode::None);
         let left = deadline.since(now());
-        let full = broker.parked.get() >= broker.limits_config().parked_fetches_max;
+        let full =
+            broker.parked.get() + wanted.len() > limits.parked_fetches_max * PARKED_PARTITIONS_EACH;
         if bytes >= asked.bytes_min || failed || wanted.is_empty() || left.is_zero() || full {
             return outcomes;
         }
@@ -174,7 +199,7 @@ async fn read_enough(broker: &Rc<Broker>, wanted: &[Wanted], asked: &Asked) -> V
             .collect();
         // What was read is dropped: a parked fetch holds no records.
         drop(outcomes);
-        let _parked = Parked::new(&broker.parked);
+        let _parked = Counted::new(&broker.parked, wanted.len());
         let waiting = now();
         broker.shard.await_records_anywhere(seen, left).await;
         broker
@@ -192,19 +217,23 @@ async fn read_enough(broker: &Rc<Broker>, wanted: &[Wanted], asked: &Asked) -> V
     }
 }
 
-/// Counts a parked fetch for as long as it lives.
-struct Parked<'a>(&'a Cell<usize>);
+/// A part of a total, for as long as it lives: the partitions that a parked fetch waits on, which are
+/// what it costs, and the bytes that a read may bring.
+struct Counted<'a> {
+    total: &'a Cell<usize>,
+    part: usize,
+}
 
-impl<'a> Parked<'a> {
-    fn new(count: &'a Cell<usize>) -> Parked<'a> {
-        count.set(count.get() + 1);
-        Parked(count)
+impl<'a> Counted<'a> {
+    fn new(total: &'a Cell<usize>, part: usize) -> Counted<'a> {
+        total.set(total.get() + part);
+        Counted { total, part }
     }
 }
 
-impl Drop for Parked<'_> {
+impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        self.total.set(self.total.get() - self.part);
     }
 }
 

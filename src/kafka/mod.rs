@@ -12,6 +12,7 @@ mod coordinators;
 mod dispatch;
 mod fetch;
 mod fetch_session;
+mod in_flight;
 mod listener;
 mod log_dirs;
 mod metadata;

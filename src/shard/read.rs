@@ -24,6 +24,23 @@ const EARLIEST_LOCAL: i64 = -4;
 /// `ListOffsets`: the last offset in tiered storage (KIP-1005); there is none.
 const LATEST_TIERED: i64 = -5;
 
+/// A fetch on its way through [`Shard::await_records`]. It leaves its partitions when it is dropped, too:
+/// its client may be gone before a record comes.
+struct Waiting<'a> {
+    shard: &'a Shard,
+    seen: &'a [(PartitionKey, Offset)],
+    waiter: Waiter,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let partitions = self.shard.partitions.borrow();
+        for led in self.seen.iter().filter_map(|(key, _)| partitions.get(key)) {
+            led.waiters.leave(&self.waiter);
+        }
+    }
+}
+
 impl Shard {
     /// Reads one partition up to where the reader may see.
     pub async fn read(&self, item: &ReadItem) -> ReadOutcome {
@@ -74,14 +91,14 @@ impl Shard {
 
     /// Waits until one of the partitions has moved past what the asker has seen, at most `wait`.
     pub async fn await_records(&self, seen: &[(PartitionKey, Offset)], wait: Duration) {
-        let waiter = self.new_waiter();
-        if self.park(seen, &waiter) {
+        let waiting = Waiting {
+            shard: self,
+            seen,
+            waiter: self.new_waiter(),
+        };
+        if self.park(seen, &waiting.waiter) {
             // Elapsed or woken: the asker reads again either way.
-            let _ = timeout(wait, waiter.woken()).await;
-        }
-        let partitions = self.partitions.borrow();
-        for led in seen.iter().filter_map(|(key, _)| partitions.get(key)) {
-            led.waiters.leave(&waiter);
+            let _ = timeout(wait, waiting.waiter.woken()).await;
         }
     }
 

@@ -21,6 +21,10 @@ use crate::partition::producers::ProducerView;
 /// Items grouped by the core that owns them, each with its place among the others.
 type ByCore<T> = BTreeMap<CoreId, Vec<(usize, T)>>;
 
+/// How long a wait at another core lasts at most: who asked may be gone, and it does not learn of that. One
+/// who is still there reads again and waits again.
+const REMOTE_WAIT_MAX: Duration = Duration::from_secs(5);
+
 impl Shard {
     /// The core that owns a partition; this one if nobody does, so that it gives the error.
     pub fn owner(&self, key: PartitionKey) -> CoreId {
@@ -100,7 +104,10 @@ impl Shard {
         }
         let count = items.len();
         let mut calls = Vec::new();
-        for (core, group) in self.split(items, |item| item.key) {
+        let groups = self.split(items, |item| item.key);
+        // They read at the same time, so each has its share of the answer.
+        let bytes_max = bytes_max / groups.len().max(1);
+        for (core, group) in groups {
             let (places, items): (Vec<usize>, Vec<ReadItem>) = group.into_iter().unzip();
             let shard = Rc::clone(self);
             calls.push((
@@ -147,7 +154,8 @@ impl Shard {
         outcomes
     }
 
-    /// Waits until a partition has records past what was seen, wherever it is, at most `wait`.
+    /// Waits until a partition has records past what was seen, wherever it is, at most `wait`. May return
+    /// before either.
     pub async fn await_records_anywhere(
         self: &Rc<Self>,
         seen: Vec<(PartitionKey, Offset)>,
@@ -163,6 +171,7 @@ impl Shard {
         if groups.is_empty() {
             return self.await_records(&own, wait).await;
         }
+        let wait = wait.min(REMOTE_WAIT_MAX);
         let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
         // The first to stir wins; the tasks of the others are dropped with this list, and what they asked
         // for ends at the other cores by its time.

@@ -6,7 +6,7 @@
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 use streambus::config::{Config, Sources};
 use streambus::node;
@@ -50,6 +50,9 @@ fn is_the_broker_when_asked() {
 /// A running broker with a listener of each mode. Dropped, it is killed.
 pub(crate) struct Broker {
     process: Child,
+    /// Kept open: after a minute the test runner writes that a test runs for long, and would end if
+    /// nobody could read it.
+    _output: BufReader<ChildStdout>,
     /// The bootstrap address of the listener that shows each core.
     pub(crate) core: SocketAddr,
     /// The bootstrap address of the listener that shows the node as one.
@@ -86,20 +89,22 @@ impl Broker {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let output = BufReader::new(process.stdout.take().unwrap());
-        for line in output.lines() {
-            let line = line.unwrap();
+        let mut output = BufReader::new(process.stdout.take().unwrap());
+        let mut line = String::new();
+        while output.read_line(&mut line).unwrap() > 0 {
             // The test runner writes "test NAME ... " before it, on the same line.
-            if let Some((_, addresses)) = line.split_once(READY) {
+            if let Some((_, addresses)) = line.trim_end().split_once(READY) {
                 let mut addresses = addresses.split(' ').map(|address| address.parse().unwrap());
                 let mut next = || addresses.next().unwrap();
                 return Self {
                     process,
+                    _output: output,
                     core: next(),
                     node: next(),
                     admin: next(),
                 };
             }
+            line.clear();
         }
         panic!("the broker ended before it was ready: {:?}", process.wait());
     }
@@ -141,6 +146,25 @@ pub(crate) fn resident(process: u32) -> u64 {
         .parse::<u64>()
         .unwrap()
         * 1_024
+}
+
+/// Runs a broker under a limit of the shell (`ulimit -n 64`) that is expected to refuse to start.
+pub(crate) fn refused_under(limit: &str, data_dir: &Path) -> (Output, String) {
+    let inner = command(data_dir, &[]);
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", &format!("{limit} && exec \"$0\" \"$@\"")])
+        .arg(inner.get_program())
+        .args(inner.get_args())
+        .envs(
+            inner
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        )
+        .stdin(Stdio::null());
+    let output = command.output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output, errors)
 }
 
 /// Runs a broker that is expected to refuse to start.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::TcpListener;
 
-use crate::process::{Broker, refused};
+use crate::process::{Broker, refused, refused_under};
 
 fn line_of(errors: &str) -> &str {
     errors
@@ -71,4 +71,36 @@ fn directory_of_another_version_is_refused_and_left_as_it_was() {
     assert_eq!(output.status.code(), Some(1), "{errors}");
     assert!(line_of(&errors).contains("MANIFEST"), "{errors}");
     assert_eq!(fs::read(&manifest).unwrap(), bytes);
+}
+
+#[test]
+fn too_few_descriptors_are_named_with_the_remedy_and_nothing_is_written() {
+    // Proves fault row 42 for a limit of 64 open files, which cannot be raised.
+    let home = tempfile::tempdir().unwrap();
+    let data = home.path().join("data");
+    let (output, errors) = refused_under("ulimit -n 64", &data);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    let line = line_of(&errors);
+    assert!(
+        line.contains("64 files") && line.contains("ulimit -n"),
+        "{errors}"
+    );
+    assert!(!data.exists(), "nothing was written");
+}
+
+#[test]
+fn directory_that_cannot_be_written_is_named() {
+    // Proves fault row 42 for the data directory: below a file, and on a file system of the kernel's
+    // that takes no files, even from root.
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("file");
+    fs::write(&file, b"not a directory").unwrap();
+    for data in [file.join("data"), "/proc/streambus".into()] {
+        let (output, errors) = refused(&data, &[]);
+        assert_eq!(output.status.code(), Some(1), "{errors}");
+        assert!(
+            line_of(&errors).contains(&*data.to_string_lossy()),
+            "{errors}"
+        );
+    }
 }

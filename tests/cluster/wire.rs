@@ -24,6 +24,11 @@ impl Wire {
         Wire { stream }
     }
 
+    /// Sends bytes as they are.
+    pub(crate) fn raw(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stream.write_all(bytes)
+    }
+
     /// Sends a request. One that the broker does not take is an error.
     pub(crate) fn send<R: Request>(&mut self, request: &R, version: i16) -> std::io::Result<()> {
         let frame = encode(request, version, 1, "test").unwrap();

@@ -1,0 +1,166 @@
+//! Names and numbers that no topic may have (fault row 35).
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use streambus_proto::messages::{
+    CreateTopicsRequest, MetadataRequest, create_topics_request as create,
+};
+
+use crate::process::{Broker, resident};
+use crate::wire::Wire;
+
+const INVALID_TOPIC: i16 = 17;
+const INVALID_PARTITIONS: i16 = 37;
+const POLICY_VIOLATION: i16 = 44;
+
+fn ask(wire: &mut Wire, name: &str, partitions: i32) -> i16 {
+    let request = CreateTopicsRequest {
+        topics: vec![create::CreatableTopic {
+            name: name.into(),
+            num_partitions: partitions,
+            replication_factor: 1,
+            ..create::CreatableTopic::default()
+        }]
+        .into(),
+        timeout_ms: 10_000,
+        ..CreateTopicsRequest::default()
+    };
+    wire.ask(&request, 5, |answer| {
+        answer.topics.iter().next().unwrap().error_code
+    })
+}
+
+/// Everything below a directory but the log's files, which are made and renamed at any time.
+fn files(directory: &Path) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_name().to_string_lossy().starts_with("wal-") {
+            continue;
+        }
+        found.insert(entry.path().display().to_string());
+        if entry.file_type().unwrap().is_dir() {
+            found.extend(files(&entry.path()));
+        }
+    }
+    found
+}
+
+fn names(wire: &mut Wire) -> Vec<String> {
+    let all = MetadataRequest {
+        topics: None,
+        ..MetadataRequest::default()
+    };
+    wire.ask(&all, 1, |answer| {
+        let names = answer
+            .topics
+            .iter()
+            .map(|topic| topic.name.unwrap().into_owned());
+        names.collect()
+    })
+}
+
+#[test]
+fn hostile_names_and_numbers_make_no_topic_and_no_file() {
+    // Proves fault row 35: each name and number gets its code, bytes that are no text close the connection,
+    // and the data directory has the files that it had.
+    let home = tempfile::tempdir().unwrap();
+    let broker = Broker::start(home.path(), &[]);
+    let mut wire = Wire::connect(broker.core);
+    let before = files(home.path());
+    let memory = resident(broker.id());
+    let long = "x".repeat(300);
+    let names_refused = [
+        "",
+        ".",
+        "..",
+        "../../etc/passwd",
+        "a/b",
+        "a\\b",
+        "nul\0inside",
+        "line\nbreak",
+        "spa ce",
+        "ünïcode",
+        "\u{202e}reversed",
+        long.as_str(),
+    ];
+    for name in names_refused {
+        assert_eq!(ask(&mut wire, name, 1), INVALID_TOPIC, "{name:?}");
+        // Metadata makes topics by itself, but not these.
+        let request = MetadataRequest {
+            topics: Some(
+                vec![
+                    streambus_proto::messages::metadata_request::MetadataRequestTopic {
+                        name: Some(name.into()),
+                        ..Default::default()
+                    },
+                ]
+                .into(),
+            ),
+            allow_auto_topic_creation: true,
+            ..MetadataRequest::default()
+        };
+        let code = wire.ask(&request, 4, |answer| {
+            answer.topics.iter().next().unwrap().error_code
+        });
+        assert_eq!(code, INVALID_TOPIC, "{name:?}");
+    }
+    for partitions in [0, -2, i32::MIN] {
+        assert_eq!(
+            ask(&mut wire, "t", partitions),
+            INVALID_PARTITIONS,
+            "{partitions}"
+        );
+    }
+    for partitions in [1_000_000, i32::MAX] {
+        let code = ask(&mut wire, "t", partitions);
+        assert!(
+            [INVALID_PARTITIONS, POLICY_VIOLATION].contains(&code),
+            "{partitions}: {code}"
+        );
+    }
+    // CreateTopics 2 with a name that is not UTF-8.
+    let mut raw = vec![
+        0, 19, 0, 2, 0, 0, 0, 1, 0xff, 0xff, 0, 0, 0, 1, 0, 2, 0xff, 0xfe,
+    ];
+    raw.extend_from_slice(&[0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10, 0, 0]);
+    let mut other = Wire::connect(broker.core);
+    other
+        .raw(&i32::try_from(raw.len()).unwrap().to_be_bytes())
+        .unwrap();
+    other.raw(&raw).unwrap();
+    assert_eq!(other.receive(), None, "bytes that are no text");
+
+    assert!(names(&mut wire).is_empty());
+    assert_eq!(files(home.path()), before);
+    let grown = resident(broker.id()).saturating_sub(memory);
+    assert!(grown < 16 << 20, "{grown} bytes more");
+}
+
+#[test]
+fn topics_one_by_one_end_at_the_limit() {
+    // Proves the bound on topics and on partitions of all: what is beyond is refused, whichever way it is
+    // asked for, and topics that were made go on.
+    let home = tempfile::tempdir().unwrap();
+    let broker = Broker::start(
+        home.path(),
+        &[
+            ("STREAMBUS_LIMITS__TOPICS_MAX", "1000"),
+            ("STREAMBUS_LIMITS__PARTITIONS_MAX", "1500"),
+        ],
+    );
+    let mut wire = Wire::connect(broker.core);
+    for number in 0..1_000 {
+        assert_eq!(ask(&mut wire, &format!("t{number}"), 1), 0, "{number}");
+    }
+    assert_eq!(ask(&mut wire, "one-more", 1), POLICY_VIOLATION);
+    assert_eq!(names(&mut wire).len(), 1_000);
+    drop(broker);
+    let broker = Broker::start(home.path(), &[]);
+    assert_eq!(
+        names(&mut Wire::connect(broker.core)).len(),
+        1_000,
+        "after a crash"
+    );
+}
