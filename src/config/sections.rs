@@ -43,6 +43,9 @@ section! {
         /// How many lanes (one log and its tables each) a new data directory gets; 0 takes one a core.
         /// Fixed once the directory is made.
         lanes: usize = 0, in 0..=256;
+        /// The size of a metadata log file, which is the most that one change of the metadata may take.
+        /// Twice this is kept in reserve, so that topics can be deleted on a full disk.
+        metadata_log_bytes: usize = 16 << 20, in 256 << 10..=1 << 30;
     }
 }
 

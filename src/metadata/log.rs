@@ -24,12 +24,17 @@ pub(super) struct Sizes {
     pub(super) reserve_bytes: usize,
 }
 
-/// A topic with a million partitions takes 11 MB of a log file, and replaying all of it takes some
-/// tens of milliseconds. The reserve has 16 MiB for a snapshot: some 1.4 million partitions.
-const SIZES: Sizes = Sizes {
-    file_bytes: 16 << 20,
-    reserve_bytes: 32 << 20,
-};
+impl Sizes {
+    /// The reserve has room for the next file and for a snapshot of the same size. With the default of
+    /// 16 MiB that is some 1.4 million partitions; a topic with a million of them takes 11 MB of a log
+    /// file, and replaying all of it takes some tens of milliseconds.
+    fn of(file_bytes: usize) -> Sizes {
+        Sizes {
+            file_bytes,
+            reserve_bytes: 2 * file_bytes,
+        }
+    }
+}
 
 /// Zeros are written in pieces of this size.
 const ZEROS_BYTES: usize = 1 << 20;
@@ -88,7 +93,8 @@ pub struct MetadataLog {
 
 impl MetadataLog {
     /// Opens the log in `dir`, or makes it with `identity` if there is none. The directory belongs
-    /// to whoever is in it: compare [`Image::identity`] with what is configured.
+    /// to whoever is in it: compare [`Image::identity`] with what is configured. Files that are made
+    /// are `file_bytes` long; those that are there stay as they are.
     ///
     /// # Errors
     /// If what is there can't be used. Nothing is changed then.
@@ -96,8 +102,9 @@ impl MetadataLog {
         dir: &Path,
         identity: Identity,
         statics: Arc<ConfigMap>,
+        file_bytes: usize,
     ) -> Result<Opened, LogError> {
-        MetadataLog::open_sized(dir, identity, statics, SIZES).await
+        MetadataLog::open_sized(dir, identity, statics, Sizes::of(file_bytes)).await
     }
 
     pub(super) async fn open_sized(

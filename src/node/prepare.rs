@@ -164,6 +164,7 @@ pub(super) async fn open_metadata(
         &directory.join("metadata"),
         identity,
         Arc::new(statics(config)),
+        config.data.metadata_log_bytes,
     )
     .await
 }

@@ -53,6 +53,7 @@ pub fn small_config(address: IpAddr, id: u32) -> Config {
         ("node".to_owned(), listener(NODE_PORT, Advertise::Node)),
     ]);
     DATA_DIR.clone_into(&mut config.data.dir);
+    config.data.metadata_log_bytes = 256 << 10;
     config.node.id = id;
     config.node.cores = 2;
     config.node.cluster_id = Some("simulated".to_owned());
