@@ -22,9 +22,23 @@ pub const BLOCK_BYTES: usize = 4_096;
 /// is the memory of two of a lane's memtables: a flush gives it back at once, and the next appends take it again.
 const POOLED: [(usize, usize); 3] = [(64 << 10, 256), (256 << 10, 32), (1 << 20, 128)];
 
+/// Free blocks of each pooled size.
+struct Pool([Vec<NonNull<u8>>; POOLED.len()]);
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        for (free, (size, _)) in self.0.iter_mut().zip(POOLED) {
+            for start in free.drain(..) {
+                // SAFETY: a block of this size gave it, and nobody else has it.
+                unsafe { dealloc(start.as_ptr(), Block::layout(size)) };
+            }
+        }
+    }
+}
+
 thread_local! {
-    static POOL: RefCell<[Vec<NonNull<u8>>; POOLED.len()]> =
-        const { RefCell::new([Vec::new(), Vec::new(), Vec::new()]) };
+    static POOL: RefCell<Pool> =
+        const { RefCell::new(Pool([Vec::new(), Vec::new(), Vec::new()])) };
 }
 
 /// An aligned, initialised allocation that nobody else has.
@@ -46,7 +60,7 @@ impl Block {
     fn new(at_least: usize) -> Block {
         let capacity = at_least.max(1).next_multiple_of(BLOCK_BYTES);
         let pooled = class_of(capacity).and_then(|class| {
-            POOL.try_with(|pool| pool.borrow_mut()[class].pop())
+            POOL.try_with(|pool| pool.borrow_mut().0[class].pop())
                 .ok()
                 .flatten()
         });
@@ -65,7 +79,7 @@ impl Drop for Block {
     fn drop(&mut self) {
         let keep = |class: usize| {
             POOL.try_with(|pool| {
-                let free = &mut pool.borrow_mut()[class];
+                let free = &mut pool.borrow_mut().0[class];
                 let room = free.len() < POOLED[class].1;
                 if room {
                     free.push(self.start);
