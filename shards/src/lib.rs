@@ -28,6 +28,7 @@ mod atomics;
 pub mod buffer;
 mod dir_lock;
 pub mod disk;
+mod heartbeat;
 mod mesh;
 mod net;
 mod node;

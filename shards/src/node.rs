@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use glommio::{LocalExecutorBuilder, Placement};
 
+use crate::heartbeat;
 use crate::mesh::{CoreId, Mesh, mesh_seeds};
 use crate::task::create_queues;
 use crate::uring::Uring;
@@ -63,6 +64,7 @@ where
     T: Send + 'static,
     F: Future<Output = T> + 'static,
 {
+    heartbeat::start();
     let cpus = online_cpus();
     let mut handles = Vec::new();
     for (core, seed) in mesh_seeds::<Q, R>(plan.cores).into_iter().enumerate() {
@@ -78,6 +80,7 @@ where
             .spin_before_park(spin)
             .spawn(move || async move {
                 create_queues();
+                heartbeat::join().await;
                 let mesh = seed.grow();
                 let result = body(CoreContext {
                     core: mesh.core(),
@@ -85,6 +88,7 @@ where
                     mesh,
                 })
                 .await;
+                heartbeat::leave();
                 Uring::forget();
                 result
             })
@@ -118,6 +122,7 @@ fn builder(placement: Placement, core: usize) -> LocalExecutorBuilder {
 /// # Errors
 /// [`StartFailed`].
 pub fn run_alone<T: 'static>(future: impl Future<Output = T>) -> Result<T, StartFailed> {
+    heartbeat::start();
     let executor = builder(Placement::Unbound, 0)
         .make()
         .map_err(|failed| StartFailed {
@@ -126,7 +131,9 @@ pub fn run_alone<T: 'static>(future: impl Future<Output = T>) -> Result<T, Start
         })?;
     Ok(executor.run(async {
         create_queues();
+        heartbeat::join().await;
         let result = future.await;
+        heartbeat::leave();
         Uring::forget();
         result
     }))

@@ -39,18 +39,6 @@ thread_local! {
 /// How soon a running foreground task should offer to yield.
 const FOREGROUND_LATENCY: Duration = Duration::from_millis(5);
 
-/// Periods of the heartbeats, without a common divisor so that they seldom coincide.
-///
-/// glommio 0.12 goes to sleep over ready tasks when its preemption timer has run out before the
-/// first of them ran (`run_task_queues` then says that there were none), which happens when the
-/// thread is descheduled in between. Nothing but an event wakes it then, so there is one soon. A
-/// heartbeat may itself be what was not run; three in a row will not be.
-const HEARTBEATS: [Duration; 3] = [
-    Duration::from_millis(5),
-    Duration::from_millis(7),
-    Duration::from_millis(11),
-];
-
 /// Makes this executor's queues. Called once, before its first task.
 pub(crate) fn create_queues() {
     let executor = glommio::executor();
@@ -77,14 +65,6 @@ pub(crate) fn create_queues() {
         ),
     };
     QUEUES.set(Some(queues));
-    for period in HEARTBEATS {
-        let beat = async move {
-            loop {
-                crate::time::sleep(period).await;
-            }
-        };
-        spawn_in(Queue::Foreground, beat).detach();
-    }
 }
 
 /// A running task. Dropping it cancels it; [`Task::detach`] lets it run to its end.
