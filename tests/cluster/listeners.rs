@@ -12,7 +12,7 @@ use crate::process::Broker;
 
 const PARTITIONS: i32 = 6;
 
-fn scrape(admin: SocketAddr) -> String {
+pub(crate) fn scrape(admin: SocketAddr) -> String {
     let mut stream = TcpStream::connect(admin).unwrap();
     stream
         .write_all(b"GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
@@ -23,7 +23,7 @@ fn scrape(admin: SocketAddr) -> String {
 }
 
 /// The sum of a counter over all cores.
-fn counter(text: &str, name: &str) -> u64 {
+pub(crate) fn counter(text: &str, name: &str) -> u64 {
     let lines = text.lines().filter(|line| line.starts_with(name));
     lines
         .map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())

@@ -7,6 +7,7 @@ mod crash;
 mod deletion;
 mod full_disk;
 mod hostile;
+mod librdkafka;
 mod listeners;
 mod overload;
 mod process;
