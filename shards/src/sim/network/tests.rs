@@ -473,3 +473,39 @@ fn a_dropped_connect_leaves_nothing_open() {
         });
     }
 }
+
+#[test]
+fn flapping_links_delay_until_they_are_healed() {
+    // Proves that a flapping link delivers late and whole, that it is open when its time is over, and that
+    // healing ends it at once.
+    passes(6, |world| async move {
+        let hosts = two_hosts(&world);
+        let network = world.network();
+        let period = Duration::from_secs(10);
+        let (client, server) = connected(&world, hosts).await;
+        network.flap(hosts.0, hosts.1, period, Duration::from_mins(2));
+        let mut longest = Duration::ZERO;
+        for piece in 0..10 {
+            let start = now();
+            write(&server, pattern(piece * 100, 100)).await.unwrap();
+            let mut got = Vec::new();
+            while got.len() < 100 {
+                got.extend(read_some(&client).await.unwrap());
+            }
+            assert_eq!(got, pattern(piece * 100, 100));
+            longest = longest.max(start.elapsed());
+            sleep(period / 2).await;
+        }
+        assert!(longest > Duration::from_secs(1), "{longest:?}");
+        sleep(Duration::from_mins(2)).await;
+        let over = transfer(&world, hosts, 100_000).await;
+        assert!(over < Duration::from_millis(200), "{over:?}");
+        network.flap(hosts.0, hosts.1, period, Duration::from_mins(20));
+        network.heal(hosts.0, hosts.1);
+        for _ in 0..10 {
+            let healed = transfer(&world, hosts, 100_000).await;
+            assert!(healed < Duration::from_millis(200), "{healed:?}");
+            sleep(period).await;
+        }
+    });
+}
