@@ -218,3 +218,6 @@ impl BoundAddress {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,44 +1,12 @@
-//! The facade in the real world: sockets, timers, and two cores that talk.
+//! The facade in the real world: timers, and two cores that talk.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
 use streambus_shards::{
-    Buf, BufMut, CoreContext, CoreId, Listener, NodePlan, Stream, now, run_alone, run_node, sleep,
-    spawn, timeout,
+    CoreContext, CoreId, NodePlan, now, run_alone, run_node, sleep, spawn, timeout,
 };
-
-#[test]
-fn sockets_carry_many_slices_both_ways() {
-    // Proves vectored writes larger than the socket's buffer, and that closing is seen.
-    run_alone(async {
-        let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), false).unwrap();
-        let address = listener.local_addr().unwrap();
-        assert!(streambus_shards::check_free(address).is_err());
-        let server = spawn(async move {
-            let stream = listener.accept().await.unwrap();
-            let slices: Vec<Buf> = (0..3_000_u32)
-                .map(|n| Buf::from(n.to_be_bytes().repeat(500)))
-                .collect();
-            stream.write_all(&slices).await.unwrap();
-            stream.shutdown();
-        });
-        let stream = Stream::connect(address).await.unwrap();
-        let mut got = Vec::new();
-        loop {
-            let (count, buf) = stream.read(BufMut::with_capacity(64 << 10)).await;
-            if count.unwrap() == 0 {
-                break;
-            }
-            got.extend_from_slice(buf.as_slice());
-        }
-        server.await;
-        assert_eq!(got.len(), 3_000 * 2_000);
-        assert_eq!(&got[2_000 * 2_999..][..4], 2_999_u32.to_be_bytes());
-    })
-    .unwrap();
-}
 
 #[test]
 fn timeout_ends_waiting_and_not_before() {
