@@ -367,6 +367,27 @@ pub fn create_dir_all(path: &Path) -> Result<(), DiskError> {
     std::fs::create_dir_all(path).map_err(|error| failure(path, "mkdir", error))
 }
 
+/// Makes a directory and those above it, durably: a file that was synced is lost all the same if its directory
+/// has no durable entry in the one above. Syncs those above even if all were there, for the process that
+/// made them may have died before it did.
+///
+/// # Errors
+/// [`DiskError`].
+pub async fn make_dir_all(path: &Path) -> Result<(), DiskError> {
+    create_dir_all(path)?;
+    let above = path.ancestors().skip(1);
+    for (steps, directory) in above.enumerate() {
+        let is_here = directory.as_os_str().is_empty();
+        let directory = if is_here { Path::new(".") } else { directory };
+        let synced = sync_dir(directory).await;
+        // A directory further up that we may not open is not one that we made.
+        if steps == 0 {
+            synced?;
+        }
+    }
+    Ok(())
+}
+
 /// The names in a directory, sorted. Blocks: for start-up only.
 ///
 /// # Errors

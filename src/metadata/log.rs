@@ -113,7 +113,7 @@ impl MetadataLog {
         statics: Arc<ConfigMap>,
         sizes: Sizes,
     ) -> Result<Opened, LogError> {
-        disk::create_dir_all(dir)?;
+        disk::make_dir_all(dir).await?;
         let files = Files::list(dir)?;
         if files.logs.is_empty() && files.snapshots.is_empty() {
             let image = Image::empty(identity, statics);

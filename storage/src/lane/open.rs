@@ -132,12 +132,7 @@ fn buffer(config: &LaneConfig, nonce: Nonce, place: WalPlace) -> WalBuffer {
 
 async fn list(dir: &Path) -> Result<Listing, StorageError> {
     let failed = |source| StorageError::disk(dir, source);
-    if !disk::exists(dir) {
-        disk::create_dir_all(dir).map_err(failed)?;
-        if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            disk::sync_dir(parent).await.map_err(failed)?;
-        }
-    }
+    disk::make_dir_all(dir).await.map_err(failed)?;
     let mut listing = Listing::default();
     for name in disk::list(dir).map_err(failed)? {
         match FileKind::of(&name) {
