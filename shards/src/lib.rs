@@ -2,7 +2,7 @@
 //!
 //! | Part | What it gives |
 //! |---|---|
-//! | [`spawn`], [`spawn_in`], [`Task`], [`Queue`] | tasks of one core, in queues with shares |
+//! | [`spawn`], [`spawn_begun`], [`spawn_in`], [`Task`], [`Queue`] | tasks of one core, in queues with shares |
 //! | [`now`], [`wall_ms`], [`sleep`], [`timeout`] | clocks and timers |
 //! | [`rng_u64`] | random numbers that are not keys |
 //! | [`sync`] | waiting for each other on one core |
@@ -54,5 +54,5 @@ pub use node::{
     keep_large_allocations, online_cpus, run_alone, run_node, stop_requested,
 };
 pub use rng::rng_u64;
-pub use task::{Queue, Task, spawn, spawn_in, yield_if_needed, yield_now};
+pub use task::{Queue, Task, spawn, spawn_begun, spawn_in, yield_if_needed, yield_now};
 pub use time::{Elapsed, Instant, now, sleep, timeout, wall_ms};

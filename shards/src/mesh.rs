@@ -8,7 +8,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -17,7 +16,7 @@ use atomic_waker::AtomicWaker;
 
 use crate::ring::{Consumer, Producer, ring};
 use crate::sync::{Notify, Slot};
-use crate::task::spawn;
+use crate::task::spawn_begun;
 
 /// Requests a core may have under way to one other core.
 const REQUESTS_MAX: usize = 512;
@@ -214,7 +213,8 @@ impl<Q: Send + 'static, R: Send + 'static> Mesh<Q, R> {
         }
     }
 
-    /// Serves what other cores ask, each request in a task of its own, started in order. Runs until
+    /// Serves what other cores ask, each request in a task of its own. Requests of one core
+    /// are begun in order: what the handler does before it first waits is done in that order. Runs until
     /// the core stops.
     pub async fn serve<F>(&self, handler: impl Fn(CoreId, Q) -> F + 'static)
     where
@@ -238,9 +238,9 @@ impl<Q: Send + 'static, R: Send + 'static> Mesh<Q, R> {
             .await;
             for (from, id, request) in batch {
                 let mesh = self.clone();
-                let mut answer: Pin<Box<dyn Future<Output = R>>> = Box::pin(handler(from, request));
-                spawn(async move {
-                    let reply = answer.as_mut().await;
+                let answer = handler(from, request);
+                spawn_begun(async move {
+                    let reply = answer.await;
                     mesh.reply(from, id, reply);
                 })
                 .detach();

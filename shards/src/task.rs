@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use glommio::{Latency, Shares, TaskQueueHandle};
@@ -124,6 +124,23 @@ pub fn spawn<T: 'static>(future: impl Future<Output = T> + 'static) -> Task<T> {
         return Task::simulated(SimTask::spawn(&world, world.place(), queue, future));
     }
     Task(Handle::Real(glommio::spawn_local(future)))
+}
+
+/// Begins a future at once and runs the rest of it in a task, as [`spawn`] does. What it does before it first
+/// waits is done when this returns, so that it happens in the order of the calls: tasks that are ready
+/// run in any order.
+pub fn spawn_begun<T: 'static>(future: impl Future<Output = T> + 'static) -> Task<T> {
+    let mut future = Box::pin(future);
+    // The task polls it again and leaves its own waker.
+    let mut begun = Some(
+        future
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop())),
+    );
+    spawn(std::future::poll_fn(move |cx| match begun.take() {
+        Some(Poll::Ready(value)) => Poll::Ready(value),
+        _ => future.as_mut().poll(cx),
+    }))
 }
 
 /// Runs a future on this core, in the given queue.

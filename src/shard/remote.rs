@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use streambus_proto::error_code::ErrorCode;
 use streambus_proto::ids::{LeaderEpoch, Offset};
-use streambus_shards::{CoreId, spawn, timeout};
+use streambus_shards::{CoreId, spawn, spawn_begun, timeout};
 use streambus_storage::PartitionKey;
 
 use super::Shard;
@@ -66,8 +66,9 @@ impl Shard {
                 }
             } else {
                 let shard = Rc::clone(self);
-                // A task, so that the request leaves now and in the connection's order.
-                let call = spawn(async move { shard.mesh.call(core, Op::Append(items)).await });
+                // Begun here, so that the request leaves in the connection's order.
+                let call =
+                    spawn_begun(async move { shard.mesh.call(core, Op::Append(items)).await });
                 elsewhere.push((places, call));
             }
         }
