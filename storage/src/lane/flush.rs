@@ -42,8 +42,8 @@ impl Lane {
         let parts = self.take_annotations(memtable);
         let mut ids = Vec::new();
         let flushed = self.flush(memtable, parts, &mut ids).await;
-        if flushed.is_err() {
-            self.abandon_tables(&ids).await;
+        if let Err(error) = &flushed {
+            self.abandon_after(error, &ids).await;
         }
         flushed
     }
@@ -207,6 +207,15 @@ impl Lane {
                 }
             }
             state.tables.insert(entry.id, live);
+        }
+    }
+
+    /// Removes what was written in vain, if the lane goes on after this error. Else the start that follows
+    /// does: the manifest that names the tables may have its name already, though not for certain, and
+    /// without them it could not be opened.
+    pub(super) async fn abandon_after(&self, error: &StorageError, ids: &[u64]) {
+        if matches!(error, StorageError::NoSpace { .. }) {
+            self.abandon_tables(ids).await;
         }
     }
 

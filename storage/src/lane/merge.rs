@@ -219,7 +219,7 @@ impl Lane {
             manifest
         };
         if let Err(error) = self.write_manifest(&manifest).await {
-            self.abandon_tables(&merging.unpublished).await;
+            self.abandon_after(&error, &merging.unpublished).await;
             return Err(error);
         }
         let named = self.name_tables(&merging.written).await?;
