@@ -182,7 +182,8 @@ impl MetadataLog {
     }
 
     /// Opens the last log file and clears the rest of a torn write, so that no later frame can be
-    /// taken for its end.
+    /// taken for its end. What is kept is written again: the process before may have ended for a failed
+    /// sync, after which the kernel shows what is not on the disk, and no sync covers it unless it is.
     async fn reopen(
         dir: &Path,
         sizes: Sizes,
@@ -195,10 +196,11 @@ impl MetadataLog {
             ..OpenOptions::default()
         };
         let file = File::open(&path, options).await?;
-        if torn_bytes > 0 {
-            put_zeros(&file, position, position + torn_bytes).await?;
-            file.datasync().await?;
-        }
+        let kept = file.read_at(0, position).await?;
+        file.write_at(0, &kept).await?;
+        put_zeros(&file, position, position + torn_bytes).await?;
+        file.datasync().await?;
+        disk::sync_dir(dir).await?;
         Ok(MetadataLog {
             dir: dir.to_owned(),
             sizes,

@@ -111,10 +111,13 @@ impl Lane {
             files,
         };
         opening.tables(dir, &manifest).await?;
-        let end = opening.replay(&wal, &lengths, manifest.floor).await?;
+        let (end, last) = opening.replay(&wal, &lengths, manifest.floor).await?;
         opening.settle(end.cut_bytes);
         // Everything that had to be found was found: only now is anything on disk changed.
         opening.recovery.quarantined = clean(dir, &listing, &manifest).await?;
+        if let Some(last) = last {
+            opening.write_again(&wal, &last).await?;
+        }
         opening.resume(wal, lengths, end).await?;
         let lane = opening.finish(dir, &manifest).await?;
         Ok(lane)
@@ -306,18 +309,19 @@ impl Opening {
         Ok(())
     }
 
-    /// Reads the WAL to its end and applies what is in it.
+    /// Reads the WAL to its end and applies what is in it. Returns the last commit besides.
     async fn replay(
         &mut self,
         wal: &BTreeMap<u64, Rc<File>>,
         lengths: &BTreeMap<u64, u64>,
         floor: WalPlace,
-    ) -> Result<WalEnd, StorageError> {
+    ) -> Result<(WalEnd, Option<LastCommit>), StorageError> {
         let files = lengths
             .range(floor.epoch..)
             .map(|(epoch, length)| (*epoch, *length));
         let mut replay = Replay::new(self.nonce, files.collect(), floor);
         let mut window = Window::default();
+        let mut last = None;
         while let Some(need) = replay.need() {
             let file = wal
                 .get(&need.epoch)
@@ -330,7 +334,10 @@ impl Opening {
             self.state.active.held_bytes += fresh;
             match replay.feed(&bytes) {
                 Fed::Nothing => {}
-                Fed::Commit(records) => self.apply_commit(need, &bytes, &records)?,
+                Fed::Commit(records) => {
+                    self.apply_commit(need, &bytes, &records)?;
+                    last = Some(LastCommit { need, bytes });
+                }
                 Fed::Corrupt { epoch, position } => {
                     let what = "a synced commit does not verify, though a later one does";
                     return Err(StorageError::corrupt(
@@ -341,7 +348,25 @@ impl Opening {
                 }
             }
         }
-        Ok(replay.end())
+        Ok((replay.end(), last))
+    }
+
+    /// Makes the last commit durable. The process before may have ended for its failed sync, after which
+    /// what is read is not what is on the disk, and no later sync covers it. Those before it
+    /// were synced: it was not issued earlier.
+    async fn write_again(
+        &self,
+        wal: &BTreeMap<u64, Rc<File>>,
+        last: &LastCommit,
+    ) -> Result<(), StorageError> {
+        let LastCommit { need, bytes } = last;
+        let file = wal.get(&need.epoch).expect("it was just read from there");
+        let written = async {
+            file.write_at(need.position, bytes).await?;
+            file.datasync().await
+        };
+        let failed = |source| StorageError::disk(&self.files.path(need.epoch), source);
+        written.await.map_err(failed)
     }
 
     fn apply_commit(
@@ -560,6 +585,12 @@ impl Opening {
         );
         Ok((Rc::new(lane), recovery))
     }
+}
+
+/// The last commit that the replay found, and where it stands.
+struct LastCommit {
+    need: Need,
+    bytes: Buf,
 }
 
 /// Part of a WAL file, read ahead of the replay.
