@@ -197,30 +197,37 @@ impl Shard {
             .unwrap_or((LeaderEpoch(-1), Offset(-1))))
     }
 
-    /// Moves a log start forward for `DeleteRecords`; -1 means the high watermark.
+    /// Moves a log start forward for `DeleteRecords`; -1 means the high watermark. Nobody is told of it
+    /// before it is durable: what a client was told stays, also after a power failure.
     ///
     /// # Errors
     /// The code to answer with.
     pub async fn delete_records(&self, key: PartitionKey, to: i64) -> Result<Offset, ErrorCode> {
-        let (lane, log_start) = {
-            let mut partitions = self.partitions.borrow_mut();
-            let led = partitions
-                .get_mut(&key)
-                .ok_or(ErrorCode::NotLeaderOrFollower)?;
-            let to = if to == -1 {
-                led.partition.high_watermark()
-            } else {
-                Offset(to)
-            };
-            if to.0 < 0 || led.partition.advance_log_start(to).is_err() {
+        let (lane, to) = {
+            let partitions = self.partitions.borrow();
+            let led = partitions.get(&key).ok_or(ErrorCode::NotLeaderOrFollower)?;
+            let high_watermark = led.partition.high_watermark();
+            let to = if to == -1 { high_watermark } else { Offset(to) };
+            if to.0 < 0 || to > high_watermark {
                 return Err(ErrorCode::OffsetOutOfRange);
             }
-            (std::rc::Rc::clone(&led.lane), led.partition.log_start())
+            let log_start = led.partition.log_start();
+            if to <= log_start {
+                return Ok(log_start);
+            }
+            (std::rc::Rc::clone(&led.lane), to)
         };
-        lane.set_log_start(key, log_start)
+        lane.set_log_start(key, to)
             .await
             .map_err(|failed| error::of_storage(&failed))?;
-        Ok(log_start)
+        let mut partitions = self.partitions.borrow_mut();
+        let led = partitions
+            .get_mut(&key)
+            .ok_or(ErrorCode::NotLeaderOrFollower)?;
+        led.partition
+            .advance_log_start(to)
+            .map_err(|_| ErrorCode::OffsetOutOfRange)?;
+        Ok(led.partition.log_start())
     }
 }
 
