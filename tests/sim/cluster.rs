@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,8 @@ use streambus_ops::{Health, Registry, State};
 use streambus_shards::sim::{HostId, Kill, Running, World};
 use streambus_shards::sync::Notify;
 use streambus_shards::{CoreContext, halt, now, sleep};
+
+use crate::checkers::disk::FileOnDisk;
 
 /// Where every node keeps its data.
 pub const DATA_DIR: &str = "/data";
@@ -29,7 +32,7 @@ const READY_LOOK: Duration = Duration::from_millis(5);
 pub struct Node {
     world: World,
     host: HostId,
-    config: Config,
+    config: RefCell<Config>,
     /// The latest life's process, and how far it came.
     life: RefCell<Option<Life>>,
 }
@@ -84,7 +87,7 @@ impl Node {
         Node {
             host: world.add_host(address),
             world: world.clone(),
-            config: config(address, u32::from(id)),
+            config: RefCell::new(config(address, u32::from(id))),
             life: RefCell::default(),
         }
     }
@@ -100,8 +103,8 @@ impl Node {
     }
 
     /// Changes a setting for the next start.
-    pub fn configure(&mut self, change: impl FnOnce(&mut Config)) {
-        change(&mut self.config);
+    pub fn configure(&self, change: impl FnOnce(&mut Config)) {
+        change(&mut self.config.borrow_mut());
     }
 
     /// Starts the broker's process.
@@ -109,7 +112,8 @@ impl Node {
     /// # Panics
     /// If it runs.
     pub fn start(&self) {
-        let (config, cores) = (self.config.clone(), self.config.node.cores);
+        let config = self.config.borrow().clone();
+        let cores = config.node.cores;
         let health = Arc::new(Health::new(cores));
         let beginning = Rc::new(Beginning::default());
         let told = Arc::clone(&health);
@@ -150,6 +154,34 @@ impl Node {
             sleep(READY_LOOK).await;
         }
         Ok(())
+    }
+
+    /// Whether its process is there.
+    pub fn is_alive(&self) -> bool {
+        self.world.is_alive(self.host)
+    }
+
+    /// How many cores it has, or will have at its next start.
+    pub fn cores(&self) -> usize {
+        self.config.borrow().node.cores
+    }
+
+    /// The files below its data directory.
+    pub fn files(&self) -> Vec<FileOnDisk> {
+        let files = self.world.disk(self.host).files();
+        let below = files.into_iter().filter_map(|(path, bytes)| {
+            let path = path.strip_prefix(DATA_DIR).ok()?;
+            Some(FileOnDisk {
+                path: path.to_string_lossy().into_owned(),
+                bytes,
+            })
+        });
+        below.collect()
+    }
+
+    /// The directory of one of its lanes.
+    pub fn lane_dir(lane: usize) -> PathBuf {
+        Path::new(DATA_DIR).join(format!("lane-{lane}"))
     }
 
     /// Ends the process or the power at once.

@@ -65,8 +65,8 @@ pub enum Acks {
 pub enum End {
     /// It is stored, at this offset if the broker said so.
     Stored(Option<Offset>),
-    /// It is certainly not stored.
-    Refused,
+    /// It is certainly not stored; the broker's code, or 0 if it was never sent.
+    Refused(i16),
     /// It may be stored or not.
     Unknown,
 }
@@ -267,6 +267,12 @@ impl History {
     /// Ends a removal of old records.
     pub fn cut_done(&mut self, id: CutId, at: Duration, log_start: Offset) {
         self.cuts[id.0].done = Some((at, log_start));
+    }
+
+    /// Whether old records may have gone from a log, and with them what the broker knows of producers.
+    pub fn forgets_producers(&self, log: Log) -> bool {
+        let topic = self.topics.get(&log.topic);
+        topic.is_some_and(|topic| topic.retention) || self.cuts.iter().any(|cut| cut.log == log)
     }
 
     /// The logs that must be there at the end: those of topics that nobody asked to delete.

@@ -4,6 +4,9 @@
 //! | Part | What it is |
 //! |---|---|
 //! | [`cluster`] | brokers, each on a host of its own, running the code that ships |
+//! | `swarm` | what a seed draws: operations, rates, sizes, faults |
+//! | `workload` | a seed from beginning to end, one file an operation |
+//! | [`run`] | runs seeds, judges them, tells of them |
 //! | [`client`] | a client over the protocol crate's cores; runs in both worlds |
 //! | [`history`] | what clients did and saw, with the virtual times |
 //! | [`checkers`] | what must hold of any history; pure, apart from the work that made it |
@@ -13,4 +16,8 @@
 pub mod checkers;
 pub mod client;
 pub mod cluster;
+mod dice;
 pub mod history;
+pub mod run;
+mod swarm;
+mod workload;

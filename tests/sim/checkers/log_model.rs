@@ -1,7 +1,8 @@
 //! Each log is a list of records: what was acknowledged is in it, once, and what is in it was sent.
 //!
 //! Weaker promises, weaker rules: a send with `acks=0` is acknowledged by nobody, so it can't be lost; one
-//! without idempotence may stand as often as it was put on the wire, and without a retry that is once.
+//! without idempotence may stand as often as it was put on the wire, and without a retry that is once. The
+//! same holds of an idempotent one where old records go: with the last of a producer's its sequences are forgotten.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +16,7 @@ pub fn check(history: &History) -> Vec<Breach> {
     let mut model = Model::default();
     model.place_sends(history);
     model.place_reads(history);
-    model.count_copies();
+    model.count_copies(history);
     for pass in &history.passes {
         model.check_pass(history, pass);
     }
@@ -83,7 +84,7 @@ impl<'h> Model<'h> {
                     let what = format!("{value} at {offset} of {log} was sent to {}", send.log);
                     self.breach(Rule::Phantom, what);
                 }
-                Some(send) if matches!(send.end, Some((_, End::Refused))) => {
+                Some(send) if matches!(send.end, Some((_, End::Refused(_)))) => {
                     let what = format!("{value} at {offset} of {log} was refused");
                     self.breach(Rule::AbortedRead, what);
                 }
@@ -93,17 +94,14 @@ impl<'h> Model<'h> {
         }
     }
 
-    fn count_copies(&mut self) {
+    fn count_copies(&mut self, history: &History) {
         let mut found = Vec::new();
         for (value, places) in &self.places {
             let Some(send) = self.sends.get(value) else {
                 continue;
             };
-            let most = if send.idempotent {
-                1
-            } else {
-                send.sendings.max(1)
-            };
+            let known = send.idempotent && !history.forgets_producers(send.log);
+            let most = if known { 1 } else { send.sendings.max(1) };
             if places.len() > most as usize {
                 let offsets: Vec<String> = places
                     .iter()

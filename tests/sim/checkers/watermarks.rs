@@ -1,6 +1,7 @@
 //! High watermark, first offset and leader epoch of a log only grow, also across restarts.
 //!
-//! What one answer says holds from its arrival on; so an answer to a later question says no less.
+//! What one answer says holds from its arrival on; so an answer to a later question says no less. A first offset
+//! that retention moved is on the disk with the next commit only, and may go back with the power.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -42,7 +43,11 @@ pub fn check(history: &History) -> Vec<Breach> {
             });
         }
     }
-    let start = gather(history, |sighting| sighting.log_start.map(|at| at.0));
+    let start = gather(history, |sighting| {
+        let topic = history.topics.get(&sighting.log.topic);
+        let kept = topic.is_some_and(|topic| !topic.retention);
+        sighting.log_start.filter(|_| kept).map(|at| at.0)
+    });
     let epoch = gather(history, |sighting| {
         sighting.leader_epoch.map(|epoch| i64::from(epoch.0))
     });

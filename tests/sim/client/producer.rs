@@ -288,6 +288,11 @@ impl Shared {
 
     /// Writes down what became of batches.
     fn end(&self, deliveries: impl IntoIterator<Item = Delivery>) {
+        let mut deliveries = deliveries.into_iter().peekable();
+        if deliveries.peek().is_none() {
+            // Nobody's wait is over: ringing would have the task wake itself for ever.
+            return;
+        }
         let at = self.recorder.now();
         for delivery in deliveries {
             let sends = self.sends.borrow_mut().remove(&delivery.batch);
@@ -302,7 +307,8 @@ impl Shared {
                     let end = match delivery.result {
                         Ok(base) => End::Stored(base.map(|base| Offset(base.0 + place))),
                         Err(DeliveryError::Unknown) => End::Unknown,
-                        Err(DeliveryError::Refused(_) | DeliveryError::Expired) => End::Refused,
+                        Err(DeliveryError::Refused(code)) => End::Refused(code.code()),
+                        Err(DeliveryError::Expired) => End::Refused(0),
                     };
                     history.sent(id, at, end);
                 }

@@ -59,6 +59,11 @@ impl Reader {
         self.core.unassign(partition);
     }
 
+    /// Its partitions.
+    pub fn partitions(&self) -> impl Iterator<Item = &TopicPartition> {
+        self.core.partitions()
+    }
+
     /// The offset of the next record.
     pub fn position(&self, partition: &TopicPartition) -> Option<Offset> {
         self.core.position(partition)

@@ -4,3 +4,4 @@
 
 mod checkers;
 mod node;
+mod seeds;

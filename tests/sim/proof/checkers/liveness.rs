@@ -24,7 +24,7 @@ fn what_is_begun_after_healing_works_within_its_time() {
             "a send after healing is refused",
             |history| {
                 history.healed = Some(ms(50));
-                history.sends[7].end = Some((ms(71), End::Refused));
+                history.sends[7].end = Some((ms(71), End::Refused(87)));
             },
             &[Liveness],
         ),

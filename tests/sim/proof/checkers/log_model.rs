@@ -77,7 +77,7 @@ const BROKEN: &[Case] = &[
     ),
     (
         "a refused record is read",
-        |history| one_more(history, Some(End::Refused), &[10]),
+        |history| one_more(history, Some(End::Refused(87)), &[10]),
         &[AbortedRead],
     ),
     (
