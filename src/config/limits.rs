@@ -11,8 +11,6 @@ section! {
         connections_per_ip_max: usize = 5_000, in 1..=1_000_000;
         /// The largest request. A larger one closes its connection.
         request_bytes_max: usize = 100 << 20, in 1 << 20..=1 << 30;
-        /// The largest request before a client has said who it is.
-        request_bytes_preauth_max: usize = 64 << 10, in 4 << 10..=1 << 20;
         /// Bytes of requests and answers that one connection may have under way before it is not read.
         in_flight_bytes_per_connection_max: usize = 128 << 20, in 1 << 20..=4 << 30;
         /// Requests that one connection may have under way before it is not read.
@@ -45,9 +43,5 @@ section! {
         partitions_max: usize = 200_000, in 1..=4_000_000;
         /// Partitions of one topic.
         partitions_per_topic_max: usize = 10_000, in 1..=1_000_000;
-        /// Idempotent producers that one partition remembers; the oldest gives way to a new one.
-        producers_per_partition_max: usize = 10_000, in 1..=1_000_000;
-        /// Requests of other cores that may wait at one core.
-        mesh_queue_max: usize = 1_024, in 16..=65_536;
     }
 }
