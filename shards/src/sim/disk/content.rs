@@ -268,7 +268,8 @@ impl Content {
                 0 => self.durable_len,
                 1 => self.len,
                 _ if self.len > self.durable_len => {
-                    self.durable_len + draw(self.len - self.durable_len)
+                    let between = self.durable_len + draw(self.len - self.durable_len);
+                    (between - between % SECTOR_BYTES as u64).max(self.durable_len)
                 }
                 _ => self.len,
             };

@@ -8,6 +8,7 @@ use crate::OpenOptions;
 use crate::sim::stream::{Stream, Streams};
 
 mod model;
+mod random;
 mod world;
 
 const CREATE: OpenOptions = OpenOptions {
