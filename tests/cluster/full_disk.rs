@@ -1,7 +1,7 @@
 //! A disk that fills up (fault rows 13 and 14): refused before it is full, alive when it is, back without a
 //! restart when there is space.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use streambus_client::blocking::{Acks, Client, ClientConfig};
 use streambus_client::consumer::{ConsumerConfig, Start};
@@ -29,8 +29,10 @@ fn batch(number: u64) -> Vec<u8> {
     let mut value = vec![0; VALUE_BYTES];
     value[..8].copy_from_slice(&number.to_le_bytes());
     let mut builder = BatchBuilder::new(Codec::None);
+    // Retention must not take it for old.
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     builder.push(&NewRecord {
-        timestamp: 1_000,
+        timestamp: i64::try_from(since.as_millis()).unwrap(),
         value: Some(&value),
         ..NewRecord::default()
     });

@@ -244,10 +244,24 @@ fn run_seed(seed: u64) -> u64 {
     .unwrap()
 }
 
+/// Seeds that always run.
+const SEEDS_MIN: u64 = 10;
+/// Seeds after which too few merges are a failure.
+const SEEDS_MAX: u64 = 60;
+/// Merges that the seeds must meet together.
+const MERGES_MIN: u64 = 20;
+
 #[test]
 fn random_operations_with_restarts_and_crashes_match_the_reference() {
     // Proves that reads return exactly what was appended and kept, through flushes, recycling,
     // rewrites, merges, clean restarts and crashes at arbitrary moments; durable batches are never lost.
-    let merges: u64 = (0..10).map(run_seed).sum();
-    assert!(merges > 20, "{merges} merges: the model hardly meets them");
+    // How many merges a seed meets depends on how fast the disk is: more seeds make up for few.
+    let mut merges = 0;
+    for seed in 0..SEEDS_MAX {
+        merges += run_seed(seed);
+        if seed + 1 >= SEEDS_MIN && merges > MERGES_MIN {
+            return;
+        }
+    }
+    panic!("{merges} merges in {SEEDS_MAX} seeds: the model hardly meets them");
 }
