@@ -16,6 +16,7 @@ use crate::config::LaneConfig;
 mod caching;
 mod merging;
 mod model;
+mod power;
 
 /// An owner that remembers what it was told.
 #[derive(Default)]
