@@ -165,6 +165,10 @@ pub struct StorageMetrics {
     pub tables: Gauge,
     /// Merges carried out.
     pub merges: Counter,
+    /// Partitions compacted by key.
+    pub cleanings: Counter,
+    /// Bytes of batches that compaction left out.
+    pub cleaned_away_bytes: Counter,
     /// Bytes of batches taken: what is written is a multiple of it, the write amplification.
     pub appended_bytes: Counter,
     /// Bytes written, by stage.
@@ -181,6 +185,8 @@ pub struct WrittenMetrics {
     pub merge: Counter,
     /// Tables, without their dead parts.
     pub rewrite: Counter,
+    /// Tables, by key compaction.
+    pub clean: Counter,
     /// Manifests.
     pub manifest: Counter,
 }
@@ -202,12 +208,15 @@ impl StorageMetrics {
             cache_bytes: gauge(families::CACHE_BYTES),
             tables: gauge(families::TABLES),
             merges: counter(families::MERGES),
+            cleanings: counter(families::CLEANINGS),
+            cleaned_away_bytes: counter(families::CLEANED_AWAY_BYTES),
             appended_bytes: counter(families::STORAGE_APPENDED_BYTES),
             written_bytes: WrittenMetrics {
                 wal: written("wal"),
                 flush: written("flush"),
                 merge: written("merge"),
                 rewrite: written("rewrite"),
+                clean: written("clean"),
                 manifest: written("manifest"),
             },
         }

@@ -75,10 +75,14 @@ families! {
         "Sorted tables on disk.";
     MERGES = "streambus_merges_total", Kind::Counter,
         "Merges of tables carried out.";
+    CLEANINGS = "streambus_cleanings_total", Kind::Counter,
+        "Compactions of partitions by key carried out.";
+    CLEANED_AWAY_BYTES = "streambus_cleaned_away_bytes_total", Kind::Counter,
+        "Bytes of batches that key compaction left out.";
     STORAGE_APPENDED_BYTES = "streambus_storage_appended_bytes_total", Kind::Counter,
         "Bytes of batches that the lanes took.";
     STORAGE_WRITTEN_BYTES = "streambus_storage_written_bytes_total", Kind::Counter,
-        "Bytes written to disk for them, by stage: wal, flush, merge, rewrite, manifest.";
+        "Bytes written to disk for them, by stage: wal, flush, merge, rewrite, clean, manifest.";
     CACHE_HITS = "streambus_cache_hits_total", Kind::Counter,
         "Cold reads served from the block cache.";
     CACHE_MISSES = "streambus_cache_misses_total", Kind::Counter,

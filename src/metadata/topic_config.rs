@@ -109,6 +109,8 @@ pub struct TopicSettings {
     pub min_compaction_lag_ms: i64,
     /// How long the key compaction may leave a record alone.
     pub max_compaction_lag_ms: i64,
+    /// Which share of a log must be new before it is compacted, in millionths.
+    pub min_cleanable_dirty_ppm: u32,
     /// Whether a replica that may lack records can lead when no other is left.
     pub unclean_leader_election_enable: bool,
 }
@@ -150,6 +152,11 @@ impl TopicSettings {
             delete_retention_ms: long("delete.retention.ms"),
             min_compaction_lag_ms: long("min.compaction.lag.ms"),
             max_compaction_lag_ms: long("max.compaction.lag.ms"),
+            min_cleanable_dirty_ppm: millionths(&value(
+                sources,
+                configs,
+                "min.cleanable.dirty.ratio",
+            )),
             unclean_leader_election_enable: value(
                 sources,
                 configs,
@@ -169,6 +176,18 @@ fn value(sources: &Sources<'_>, configs: &ConfigMap, name: &str) -> String {
         || def.default.to_owned(),
         |best| in_topic_unit(&best.name, best.value),
     )
+}
+
+/// A share from 0 to 1, as the table has checked it.
+fn millionths(value: &str) -> u32 {
+    let share = value.trim().parse::<f64>().unwrap_or(1.0).clamp(0.0, 1.0);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "clamped to 0..=1_000_000"
+    )]
+    let millionths = (share * 1e6).round() as u32;
+    millionths
 }
 
 fn policy(value: &str) -> Option<CleanupPolicy> {

@@ -327,7 +327,11 @@ impl Shard {
         storage
             .appended_bytes
             .absolute(sum(|lane| lane.appended_bytes));
+        storage.cleanings.absolute(sum(|lane| lane.cleanings));
+        let cleaned_away = sum(|lane| lane.cleaned_away_bytes);
+        storage.cleaned_away_bytes.absolute(cleaned_away);
         let written = &storage.written_bytes;
+        written.clean.absolute(sum(|lane| lane.cleaned_bytes));
         written.wal.absolute(sum(|lane| lane.commit_bytes));
         written.flush.absolute(sum(|lane| lane.flushed_bytes));
         written.merge.absolute(sum(|lane| lane.merged_bytes));

@@ -1,10 +1,10 @@
-//! Retention: old records go, by age and by size, partition by partition.
+//! Retention: old records go, by age and size or by key, partition by partition.
 
 use std::rc::Rc;
 use std::time::Duration;
 
 use streambus_shards::{sleep, wall_ms, yield_if_needed};
-use streambus_storage::PartitionKey;
+use streambus_storage::{CleanPolicy, PartitionKey};
 
 use super::Shard;
 
@@ -35,6 +35,16 @@ impl Shard {
         };
         led.partition
             .expire_producers(now_ms - PRODUCER_EXPIRATION_MS);
+        if led.settings.compacts() {
+            let policy = CleanPolicy {
+                min_compaction_lag_ms: led.settings.min_compaction_lag_ms,
+                max_compaction_lag_ms: led.settings.max_compaction_lag_ms,
+                min_cleanable_dirty_ppm: led.settings.min_cleanable_dirty_ppm,
+                delete_retention_ms: led.settings.delete_retention_ms,
+            };
+            let decided = led.partition.last_stable_offset();
+            led.lane.clean(key, policy, decided, now_ms);
+        }
         // Without the delete policy nothing is deleted: compaction alone then bounds the log.
         if !led.settings.deletes() {
             return;

@@ -45,6 +45,9 @@ pub struct LaneConfig {
     pub merge_table_bytes_max: u64,
     /// Merging writes at most this share of what flushes wrote, in percent, and one merge more.
     pub merge_budget_percent: u64,
+    /// Keys that one cleaning takes note of, at 32 to 64 bytes each; what comes after them waits
+    /// for the next one.
+    pub clean_keys_max: usize,
     /// A commit that has reached this takes no further record.
     pub commit_bytes_max: usize,
     /// How commits are made durable.
@@ -75,6 +78,8 @@ impl Default for LaneConfig {
             merge_table_bytes_max: 256 << 20,
             // WAL and flush are 2; with this the write amplification stays below 3.5.
             merge_budget_percent: 140,
+            // 17 to 34 MiB while a partition is cleaned, one at a time.
+            clean_keys_max: 1 << 19,
             commit_bytes_max: 4 << 20,
             sync: SyncMode::Dsync,
             cache_bytes: 64 << 20,

@@ -59,20 +59,24 @@
 //!
 //! CRCs cover the lane's nonce, the table's id, the position, the bytes and their length.
 //!
-//! # Manifest, version 1: `MANIFEST`
+//! # Manifest, version 2: `MANIFEST`
 //!
 //! ```text
 //! header   magic "SBMF" u32, version u16, 0 u16, body bytes u64, crc u32 (length and body), 0 u32
 //! body     nonce u64, generation u64,
 //!          floor: file epoch u64, position u64, commit id u64, sequence u64
 //!          next table id u64,
-//!          tables u32, then for each: id u64, file bytes u64, sequence end u64
+//!          tables u32, then for each: id u64, file bytes u64, sequence end u64,
+//!            merges u32, replaced parts u32, then the number of each u32
 //!          obsolete tables u32, then for each: id u64
 //!          partitions u32, then for each:
 //!            topic id 16 bytes, partition i32, log start i64, created at sequence u64,
+//!            cleaned up to i64,
 //!            leader epochs u32, then for each: epoch i32, start offset i64
 //!            annotation offset i64 (-1: none), annotation bytes u32, the annotation
 //! ```
+//!
+//! Version 1, which is read as well, lacks merges, replaced parts and what is cleaned.
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing)]
 #![cfg_attr(
@@ -88,10 +92,12 @@
 
 mod batch;
 mod cache;
+mod clean;
 mod codec;
 mod config;
 mod error;
 mod key;
+mod key_hash;
 mod lane;
 mod manifest;
 mod memtable;
@@ -105,6 +111,7 @@ mod table;
 mod wal;
 
 pub use batch::{BATCH_HEADER_BYTES, BatchInfo};
+pub use clean::CleanPolicy;
 pub use config::{LaneConfig, SyncMode};
 pub use error::{AppendError, StorageError};
 pub use key::PartitionKey;

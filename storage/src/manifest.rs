@@ -11,8 +11,10 @@ use crate::codec::{Decoder, Encoder, Malformed};
 use crate::key::PartitionKey;
 use crate::wal::WalPlace;
 
-/// Version of the manifest format that this build writes, and the only one that it reads.
-pub(crate) const MANIFEST_VERSION: u16 = 1;
+/// Version of the manifest format that this build writes. It reads version 1 as well, which knows
+/// neither merges nor cleaning.
+pub(crate) const MANIFEST_VERSION: u16 = 2;
+const VERSION_BEFORE_CLEANING: u16 = 1;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"SBMF");
 const HEADER_BYTES: usize = 24;
@@ -20,7 +22,7 @@ const TABLE_BYTES: usize = 24;
 const PARTITION_BYTES_MIN: usize = 52;
 
 /// A table that the lane has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TableEntry {
     pub(crate) id: u64,
     /// Bytes of the whole file: a file of another length is damaged.
@@ -28,6 +30,10 @@ pub(crate) struct TableEntry {
     /// Where the batches of WAL end that the table holds: ranges of a partition that was dropped
     /// and created again are told apart by it.
     pub(crate) sequence_end: u64,
+    /// How often its bytes were merged since they were flushed.
+    pub(crate) merges: u32,
+    /// Numbers of its parts whose batches were cleaned into another table, ascending.
+    pub(crate) replaced_parts: Vec<u32>,
 }
 
 /// The owner's state of a partition as of an offset.
@@ -45,6 +51,8 @@ pub(crate) struct PartitionEntry {
     /// WAL sequence number from which on records are this incarnation's: what the WAL still holds
     /// of an earlier one, dropped since, is passed over.
     pub(crate) created_sequence: u64,
+    /// Below this every key's newest record is the only one, but for what has to wait.
+    pub(crate) cleaned_end: Offset,
     /// Leader epochs with the offset at which each began.
     pub(crate) epochs: Vec<(LeaderEpoch, Offset)>,
     pub(crate) annotation: Option<Annotation>,
@@ -128,6 +136,11 @@ impl Manifest {
             encoder.u64(table.id);
             encoder.u64(table.file_bytes);
             encoder.u64(table.sequence_end);
+            encoder.u32(table.merges);
+            encoder.count(table.replaced_parts.len());
+            for part in &table.replaced_parts {
+                encoder.u32(*part);
+            }
         }
         encoder.count(self.obsolete.len());
         for id in &self.obsolete {
@@ -146,7 +159,7 @@ impl Manifest {
             return Err(ManifestError::Damaged);
         }
         let version = header.u16()?;
-        if version != MANIFEST_VERSION {
+        if version != MANIFEST_VERSION && version != VERSION_BEFORE_CLEANING {
             return Err(ManifestError::OtherVersion(version));
         }
         header.u16()?;
@@ -158,10 +171,10 @@ impl Manifest {
         if checksum(body) != crc {
             return Err(ManifestError::Damaged);
         }
-        Ok(Manifest::decode_body(body)?)
+        Ok(Manifest::decode_body(body, version)?)
     }
 
-    fn decode_body(body: &[u8]) -> Result<Manifest, Malformed> {
+    fn decode_body(body: &[u8], version: u16) -> Result<Manifest, Malformed> {
         let mut decoder = Decoder::new(body);
         let nonce = decoder.u64()?;
         let generation = decoder.u64()?;
@@ -174,12 +187,20 @@ impl Manifest {
         let next_table_id = decoder.u64()?;
         let tables = decoder.count(TABLE_BYTES)?;
         let mut read_table = || -> Result<TableEntry, Malformed> {
-            let id = decoder.u64()?;
-            Ok(TableEntry {
-                id,
+            let mut entry = TableEntry {
+                id: decoder.u64()?,
                 file_bytes: decoder.u64()?,
                 sequence_end: decoder.u64()?,
-            })
+                merges: 0,
+                replaced_parts: Vec::new(),
+            };
+            if version > VERSION_BEFORE_CLEANING {
+                entry.merges = decoder.u32()?;
+                let replaced = decoder.count(4)?;
+                let parts = (0..replaced).map(|_| decoder.u32());
+                entry.replaced_parts = parts.collect::<Result<_, _>>()?;
+            }
+            Ok(entry)
         };
         let tables = (0..tables)
             .map(|_| read_table())
@@ -190,7 +211,7 @@ impl Manifest {
             .collect::<Result<Vec<_>, _>>()?;
         let partitions = decoder.count(PARTITION_BYTES_MIN)?;
         let partitions = (0..partitions)
-            .map(|_| decode_partition(&mut decoder))
+            .map(|_| decode_partition(&mut decoder, version))
             .collect::<Result<Vec<_>, _>>()?;
         decoder.finish()?;
         let mut read = Manifest {
@@ -213,6 +234,7 @@ fn encode_partition(encoder: &mut Encoder, partition: &PartitionEntry) {
     encoder.i32(partition.key.index);
     encoder.i64(partition.log_start.0);
     encoder.u64(partition.created_sequence);
+    encoder.i64(partition.cleaned_end.0);
     encoder.count(partition.epochs.len());
     for (leader_epoch, start) in &partition.epochs {
         encoder.i32(leader_epoch.0);
@@ -224,13 +246,17 @@ fn encode_partition(encoder: &mut Encoder, partition: &PartitionEntry) {
     encoder.raw(annotation.map_or(&[], |annotation| &annotation.bytes));
 }
 
-fn decode_partition(decoder: &mut Decoder<'_>) -> Result<PartitionEntry, Malformed> {
+fn decode_partition(decoder: &mut Decoder<'_>, version: u16) -> Result<PartitionEntry, Malformed> {
     let key = PartitionKey {
         topic: TopicId(decoder.uuid()?),
         index: decoder.i32()?,
     };
     let log_start = Offset(decoder.i64()?);
     let created_sequence = decoder.u64()?;
+    let cleaned_end = match version {
+        VERSION_BEFORE_CLEANING => Offset(0),
+        _ => Offset(decoder.i64()?),
+    };
     let count = decoder.count(12)?;
     let mut epochs = Vec::with_capacity(count);
     for _ in 0..count {
@@ -243,13 +269,14 @@ fn decode_partition(decoder: &mut Decoder<'_>) -> Result<PartitionEntry, Malform
         offset: Offset(offset),
         bytes,
     });
-    if log_start.0 < 0 {
+    if log_start.0 < 0 || cleaned_end.0 < 0 {
         return Err(Malformed);
     }
     Ok(PartitionEntry {
         key,
         log_start,
         created_sequence,
+        cleaned_end,
         epochs,
         annotation,
     })
@@ -274,6 +301,7 @@ mod tests {
             },
             log_start: Offset(5),
             created_sequence: 77,
+            cleaned_end: Offset(40),
             epochs: vec![(LeaderEpoch(0), Offset(0)), (LeaderEpoch(4), Offset(50))],
             annotation,
         };
@@ -295,6 +323,8 @@ mod tests {
                 id: 7,
                 file_bytes: 65536,
                 sequence_end: 90,
+                merges: 2,
+                replaced_parts: vec![3, 8],
             }],
             obsolete: vec![6],
             partitions: vec![partition(0, None), partition(1, Some(annotation))],
@@ -325,17 +355,27 @@ mod tests {
             assert!(Manifest::decode(&bytes[..at]).is_err(), "cut to {at} bytes");
         }
         let mut newer = bytes;
-        newer[4] = 2;
+        newer[4] = 3;
         assert_eq!(
             Manifest::decode(&newer),
-            Err(ManifestError::OtherVersion(2))
+            Err(ManifestError::OtherVersion(3))
         );
     }
 
     #[test]
     fn the_format_is_what_it_was() {
-        // Proves that manifests of earlier builds are still read: the bytes are those of version 1.
+        // Proves that manifests of earlier builds are still read: the bytes are those of versions
+        // 1, which knew neither merges nor cleaning, and 2.
         let golden = include_bytes!("../golden/manifest-v1.bin");
+        let mut before = sample();
+        for table in &mut before.tables {
+            (table.merges, table.replaced_parts) = (0, Vec::new());
+        }
+        for partition in &mut before.partitions {
+            partition.cleaned_end = Offset(0);
+        }
+        assert_eq!(Manifest::decode(golden), Ok(before));
+        let golden = include_bytes!("../golden/manifest-v2.bin");
         assert_eq!(Manifest::decode(golden), Ok(sample()));
         assert_eq!(
             sample().encode(),

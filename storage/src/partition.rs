@@ -53,6 +53,8 @@ pub(crate) struct Partition {
     pub(crate) ranges: Vec<TableRange>,
     pub(crate) mem: MemLog,
     pub(crate) annotation: Option<Annotation>,
+    /// Up to here it was cleaned: see [`PartitionEntry::cleaned_end`].
+    pub(crate) cleaned_end: Offset,
     /// The memtable that its last batch went to, and its range's number there.
     pub(crate) memtable: Option<(u64, usize)>,
     /// The commit that its last batch went to, and its number among that commit's ends.
@@ -71,6 +73,7 @@ impl Partition {
             ranges: Vec::new(),
             mem: MemLog::default(),
             annotation: None,
+            cleaned_end: Offset(0),
             memtable: None,
             commit: None,
         }
@@ -81,6 +84,7 @@ impl Partition {
         partition.log_start = entry.log_start;
         partition.epochs = entry.epochs;
         partition.annotation = entry.annotation;
+        partition.cleaned_end = entry.cleaned_end;
         partition
     }
 
@@ -89,6 +93,7 @@ impl Partition {
             key: self.key,
             log_start: self.log_start,
             created_sequence: self.created_sequence,
+            cleaned_end: self.cleaned_end,
             epochs: self.epochs.clone(),
             annotation: self.annotation.clone(),
         }
@@ -169,15 +174,15 @@ impl Partition {
         Some((at, self.ranges.get(at)?))
     }
 
-    /// Puts `new` in the place of the ranges that `replaced` picks, which are adjacent; says
-    /// whether there were any.
+    /// Puts `new` in the place of the ranges that `replaced` picks, which are adjacent; returns
+    /// them. Without any there is no place for it.
     pub(crate) fn replace(
         &mut self,
         replaced: impl Fn(&TableRange) -> bool,
         new: TableRange,
-    ) -> bool {
+    ) -> Vec<TableRange> {
         let Some(first) = self.ranges.iter().position(&replaced) else {
-            return false;
+            return Vec::new();
         };
         let count = self
             .ranges
@@ -185,14 +190,19 @@ impl Partition {
             .skip(first)
             .take_while(|range| replaced(range))
             .count();
-        let end = new.end;
-        self.ranges.splice(first..first + count, [new]);
+        let (start, end) = (new.start, new.end);
+        let old = self.ranges.splice(first..first + count, [new]).collect();
         let behind = self.ranges.get(first + 1);
         assert!(
             behind.is_none_or(|next| next.start >= end && !replaced(next)),
-            "a merged range reaches into the next"
+            "a new range reaches into the next"
         );
-        true
+        let before = first.checked_sub(1).and_then(|at| self.ranges.get(at));
+        assert!(
+            before.is_none_or(|before| before.end <= start),
+            "a new range reaches into the one before"
+        );
+        old
     }
 
     /// Bytes of batches, in tables and memory.

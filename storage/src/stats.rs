@@ -25,6 +25,12 @@ pub struct LaneStats {
     pub merges: u64,
     /// Bytes written into tables, by merging.
     pub merged_bytes: u64,
+    /// Partitions compacted by key.
+    pub cleanings: u64,
+    /// Bytes written into tables, by compacting.
+    pub cleaned_bytes: u64,
+    /// Bytes of batches that compacting left out.
+    pub cleaned_away_bytes: u64,
     /// Bytes of manifests written.
     pub manifest_bytes: u64,
     /// Bytes read from tables.
@@ -54,7 +60,8 @@ pub struct LaneStats {
 impl LaneStats {
     /// Bytes written to disk since the lane was opened: commits, tables and manifests.
     pub fn written_bytes(&self) -> u64 {
-        let tables = self.flushed_bytes + self.merged_bytes + self.rewritten_bytes;
+        let tables =
+            self.flushed_bytes + self.merged_bytes + self.rewritten_bytes + self.cleaned_bytes;
         self.commit_bytes + tables + self.manifest_bytes
     }
 }

@@ -1,8 +1,9 @@
 //! Makes batches: for clients, for the records a broker writes itself, and for the cleaner.
 
-use super::batch::{Attributes, BATCH_BYTES_MIN, LENGTH_PREFIX_BYTES, MAGIC, at};
+use super::batch::{Attributes, BATCH_BYTES_MIN, BatchView, LENGTH_PREFIX_BYTES, MAGIC, at};
 use super::compression::{Codec, compress};
 use super::cursor::{put_varlong, varlong_len};
+use super::error::RecordsError;
 use super::patch::{put, set_crc};
 use super::record::Header;
 use crate::ids::{LeaderEpoch, Offset, ProducerEpoch, ProducerId};
@@ -35,6 +36,8 @@ pub struct BatchBuilder {
     last_offset_delta: i32,
     base_timestamp: i64,
     max_timestamp: i64,
+    /// The base timestamp is the delete horizon, not the first record's.
+    has_delete_horizon: bool,
 }
 
 impl BatchBuilder {
@@ -51,7 +54,34 @@ impl BatchBuilder {
             last_offset_delta: -1,
             base_timestamp: -1,
             max_timestamp: -1,
+            has_delete_horizon: false,
         }
+    }
+
+    /// An empty batch of the kind and at the place of `batch`, for the cleaner, who pushes what it
+    /// keeps and stretches the batch to its old end. With `delete_horizon_ms` the batch says from
+    /// when on its tombstones may go; one that says so already goes on saying it.
+    ///
+    /// # Errors
+    /// [`RecordsError::UnsupportedCompression`].
+    pub fn remaining_of(
+        batch: &BatchView<'_>,
+        delete_horizon_ms: Option<i64>,
+    ) -> Result<Self, RecordsError> {
+        let attributes = batch.attributes();
+        let mut builder = BatchBuilder::new(batch.codec()?);
+        builder.set_place(batch.base_offset(), batch.partition_leader_epoch());
+        builder.flags = attributes.0 & !Attributes::CODEC;
+        if let Some(id) = batch.producer_id() {
+            builder.set_producer(id, batch.producer_epoch(), batch.base_sequence());
+        }
+        builder.max_timestamp = batch.max_timestamp();
+        builder.base_timestamp = delete_horizon_ms.unwrap_or(batch.base_timestamp());
+        builder.has_delete_horizon = attributes.has_delete_horizon() || delete_horizon_ms.is_some();
+        if builder.has_delete_horizon {
+            builder.flags |= Attributes::DELETE_HORIZON;
+        }
+        Ok(builder)
     }
 
     /// Makes the batch one of an idempotent producer.
@@ -96,7 +126,9 @@ impl BatchBuilder {
             "offset deltas only grow"
         );
         if self.record_count == 0 {
-            self.base_timestamp = record.timestamp;
+            if !self.has_delete_horizon {
+                self.base_timestamp = record.timestamp;
+            }
             self.max_timestamp = record.timestamp;
         }
         self.max_timestamp = self.max_timestamp.max(record.timestamp);

@@ -105,6 +105,8 @@ impl Lane {
                 id,
                 file_bytes,
                 sequence_end: wal_end.sequence,
+                merges: 0,
+                replaced_parts: Vec::new(),
             });
             self.state.borrow_mut().stats.flushed_bytes += file_bytes;
         }

@@ -12,7 +12,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use streambus_proto::ids::Offset;
-use streambus_shards::{Buf, disk, now};
+use streambus_shards::{disk, now};
 
 use super::Lane;
 use super::state::{LiveTable, State};
@@ -23,12 +23,9 @@ use crate::manifest::TableEntry;
 use crate::memtable::MemBatch;
 use crate::merge::{MergeRules, TableFacts, budget, plan};
 use crate::partition::TableRange;
+use crate::table::cursor::TableCursor;
 use crate::table::reader::Table;
 use crate::table::writer::TableWriter;
-
-/// What is read of an input at once: inputs are read from front to back, so this is their whole
-/// memory. A step copies at most this much.
-const WINDOW_BYTES: u64 = 256 << 10;
 
 /// What a merge is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,12 +50,6 @@ struct Piece {
     log_start: Offset,
 }
 
-/// A table that is read from front to back.
-struct Input {
-    table: Rc<Table>,
-    window: Option<(u64, Buf)>,
-}
-
 /// The output that is being written.
 struct Writing {
     id: u64,
@@ -73,7 +64,7 @@ pub(super) struct Merging {
     purpose: Purpose,
     merges: u32,
     sequence_end: u64,
-    inputs: Vec<Input>,
+    inputs: Vec<TableCursor>,
     outputs: VecDeque<Vec<Piece>>,
     writing: Option<Writing>,
     written: Vec<TableEntry>,
@@ -82,29 +73,38 @@ pub(super) struct Merging {
 }
 
 impl Merging {
+    /// Whether it is there to give space back.
+    pub(super) fn gives_back(&self) -> bool {
+        self.purpose == Purpose::Rewrite
+    }
+
     fn input_ids(&self) -> BTreeSet<u64> {
-        self.inputs.iter().map(|input| input.table.id()).collect()
+        self.inputs.iter().map(|input| input.table().id()).collect()
     }
 
     /// The input that the error is about, if it is about reading one.
-    fn unreadable(&self, error: &StorageError) -> Option<u64> {
+    pub(super) fn unreadable(&self, error: &StorageError) -> Option<u64> {
         let (StorageError::Corrupt { file, .. } | StorageError::Disk { file, .. }) = error else {
             return None;
         };
         let mut inputs = self.inputs.iter();
-        let input = inputs.find(|input| input.table.path() == file)?;
-        Some(input.table.id())
+        let input = inputs.find(|input| input.table().path() == file)?;
+        Some(input.table().id())
     }
 }
 
 impl Lane {
-    /// Begins what is due: a rewrite of a table that is dead in part, else a merge.
+    /// Begins to rewrite a table that is dead in part.
+    pub(super) fn begin_rewrite(&self) -> Option<Merging> {
+        let state = self.state.borrow();
+        let id = state.table_to_rewrite()?;
+        let merges = state.tables.get(&id).map_or(0, |live| live.merges);
+        Some(state.merging(Purpose::Rewrite, &[id], merges))
+    }
+
+    /// Begins the merge that is due.
     pub(super) fn begin_merge(&self) -> Option<Merging> {
         let state = self.state.borrow();
-        if let Some(id) = state.table_to_rewrite() {
-            let merges = state.tables.get(&id).map_or(0, |live| live.merges);
-            return Some(state.merging(Purpose::Rewrite, &[id], merges));
-        }
         if state.no_space || state.merge_after.is_some_and(|after| now() < after) {
             return None;
         }
@@ -116,34 +116,14 @@ impl Lane {
         enough.then(|| state.merging(Purpose::Merge, &merge.tables, merge.merges))
     }
 
-    /// Goes on by one step; `merging` is taken when it is published. Says whether there was one.
-    pub(super) async fn merge_step(
-        &self,
-        merging: &mut Option<Merging>,
-    ) -> Result<bool, StorageError> {
-        let Some(under_way) = merging else {
-            return Ok(false);
-        };
-        let error = match self.copy_step(under_way).await {
-            Ok(true) => return Ok(true),
-            Ok(false) => {
-                let complete = merging.take().expect("just worked on");
-                return self.publish(complete).await.map(|()| true);
-            }
-            Err(error) => error,
-        };
-        let unreadable = under_way.unreadable(&error);
-        let Some(id) = unreadable else {
-            return Err(error);
-        };
-        // What can be read of the table is read from where it lies; nothing else suffers.
-        tracing::error!(dir = %self.dir.display(), %error, "a table is not merged any more");
-        if let Some(live) = self.state.borrow_mut().tables.get_mut(&id) {
-            live.unreadable = true;
+    /// Goes on by one step; says whether there is more to do. After an error the merge must be
+    /// given up.
+    pub(super) async fn merge_step(&self, merging: &mut Merging) -> Result<bool, StorageError> {
+        if self.copy_step(merging).await? {
+            return Ok(true);
         }
-        let abandoned = merging.take().expect("just worked on");
-        self.abandon_merge(abandoned).await;
-        Ok(true)
+        self.publish(merging).await?;
+        Ok(false)
     }
 
     /// Gives up the merge and removes what it wrote.
@@ -174,7 +154,7 @@ impl Lane {
         if let Some(piece) = writing.pieces.front() {
             let input = merging.inputs.get_mut(piece.input);
             let input = input.expect("pieces name inputs of their merge");
-            let part = input.table.part(piece.part);
+            let part = input.table().part(piece.part);
             let (start, end) = (part.position, part.position + part.bytes);
             let position = writing.position.unwrap_or(start);
             let next = copy_some(input, piece, position..end, &mut writing.writer).await?;
@@ -190,6 +170,8 @@ impl Lane {
             id,
             file_bytes: writer.finish().await?,
             sequence_end: merging.sequence_end,
+            merges: merging.merges,
+            replaced_parts: Vec::new(),
         };
         merging.written.push(entry);
         Ok(true)
@@ -207,7 +189,7 @@ impl Lane {
     }
 
     /// Swaps the manifest: from here on the outputs are the lane's, and the inputs obsolete.
-    async fn publish(&self, merging: Merging) -> Result<(), StorageError> {
+    async fn publish(&self, merging: &mut Merging) -> Result<(), StorageError> {
         let inputs = merging.input_ids();
         let manifest = {
             let state = self.state.borrow();
@@ -218,10 +200,8 @@ impl Lane {
             manifest.obsolete.extend(still);
             manifest
         };
-        if let Err(error) = self.write_manifest(&manifest).await {
-            self.abandon_after(&error, &merging.unpublished).await;
-            return Err(error);
-        }
+        self.write_manifest(&manifest).await?;
+        merging.unpublished.clear();
         let named = self.name_tables(&merging.written).await?;
         let mut state = self.state.borrow_mut();
         let written: u64 = merging.written.iter().map(|entry| entry.file_bytes).sum();
@@ -248,7 +228,7 @@ impl Lane {
 /// Copies the batches of a piece from `range.start` on, as far as one read reaches; returns where
 /// the next one begins.
 async fn copy_some(
-    input: &mut Input,
+    input: &mut TableCursor,
     piece: &Piece,
     range: std::ops::Range<u64>,
     writer: &mut TableWriter,
@@ -272,58 +252,6 @@ async fn copy_some(
         at += info.bytes;
     }
     Ok(position + at as u64)
-}
-
-impl Input {
-    /// Bytes from `range.start` on, within `range` and with at least one whole batch.
-    async fn batches_at(&mut self, range: &std::ops::Range<u64>) -> Result<Buf, StorageError> {
-        let mut bytes = self.bytes_at(range.start, 1, range.end).await?;
-        let mut first = BatchInfo::read(&bytes);
-        if first.is_none() {
-            // The header may be cut by the window's end.
-            bytes = self.load(range.start, WINDOW_BYTES, range.end).await?;
-            first = BatchInfo::read(&bytes);
-        }
-        let first = first.filter(|info| range.start + info.bytes as u64 <= range.end);
-        let damaged = "no batch where one begins";
-        let first =
-            first.ok_or_else(|| StorageError::corrupt(self.table.path(), range.start, damaged))?;
-        if first.bytes > bytes.len() {
-            bytes = self
-                .load(range.start, first.bytes as u64, range.end)
-                .await?;
-        }
-        Ok(bytes)
-    }
-
-    async fn bytes_at(&mut self, position: u64, least: u64, end: u64) -> Result<Buf, StorageError> {
-        if let Some((start, bytes)) = &self.window {
-            let window_end = start + bytes.len() as u64;
-            if *start <= position && position + least <= window_end {
-                return Ok(slice_of(bytes, *start, position, end));
-            }
-        }
-        self.load(position, WINDOW_BYTES, end).await
-    }
-
-    /// Moves the window: whole blocks from the one at `position` on.
-    async fn load(&mut self, position: u64, least: u64, end: u64) -> Result<Buf, StorageError> {
-        let start = self.table.block_start(position);
-        let least_end = (position + least).max(start + WINDOW_BYTES);
-        let wanted = position..least_end.min(self.table.footer.data_bytes);
-        let blocks = self.table.blocks_of(&wanted);
-        let bytes = self.table.read_blocks(blocks).await?;
-        let slice = slice_of(&bytes, start, position, end);
-        self.window = Some((start, bytes));
-        Ok(slice)
-    }
-}
-
-/// What `bytes`, which lie at `start` of a table, hold from `position` on, up to `end` at most.
-fn slice_of(bytes: &Buf, start: u64, position: u64, end: u64) -> Buf {
-    let from = usize::try_from(position - start).expect("within the window");
-    let length = usize::try_from(end - position).map_or(usize::MAX, |length| length);
-    bytes.slice(from..bytes.len().min(from.saturating_add(length)))
 }
 
 /// Distributes pieces over outputs, each sorted by (partition, offset).
@@ -422,10 +350,7 @@ impl State {
             inputs: ids
                 .iter()
                 .map(known)
-                .map(|live| Input {
-                    table: Rc::clone(&live.table),
-                    window: None,
-                })
+                .map(|live| TableCursor::new(&live.table))
                 .collect(),
             outputs: outputs.into(),
             writing: None,
@@ -465,7 +390,10 @@ impl State {
                 let within = range.end > part.start && range.end <= part.end;
                 within && inputs.contains(&range.table.id())
             };
-            if partition.replace(replaced, TableRange::new(&table, at)) {
+            if !partition
+                .replace(replaced, TableRange::new(&table, at))
+                .is_empty()
+            {
                 live.count_in(part.bytes);
             }
         }

@@ -270,10 +270,14 @@ impl Opening {
         for entry in &manifest.tables {
             let table = Table::open(dir, entry.id, self.nonce, entry.file_bytes).await?;
             let table = Rc::new(table);
+            let mut live = LiveTable::new(Rc::clone(&table), entry.sequence_end, entry.merges);
+            live.replaced_parts.extend(&entry.replaced_parts);
             for at in 0..table.footer.parts.len() {
-                ranges.push((entry.sequence_end, TableRange::new(&table, at)));
+                let replaced = u32::try_from(at).map(|at| live.replaced_parts.contains(&at));
+                if replaced != Ok(true) {
+                    ranges.push((entry.sequence_end, TableRange::new(&table, at)));
+                }
             }
-            let live = LiveTable::new(table, entry.sequence_end, 0);
             self.state.tables.insert(entry.id, live);
         }
         self.recovery.tables = manifest.tables.len();

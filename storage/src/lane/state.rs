@@ -1,11 +1,12 @@
 //! What a lane decides, without I/O: admission, framing, freezing, what a commit made durable.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use streambus_proto::ids::{LeaderEpoch, Offset};
 use streambus_shards::{Buf, File, Instant};
 
+use super::clean::CleanRequest;
 use crate::batch::BatchInfo;
 use crate::config::LaneConfig;
 use crate::error::AppendError;
@@ -49,8 +50,11 @@ pub(crate) struct LiveTable {
     pub(crate) live_bytes: u64,
     /// How many parts these are.
     pub(crate) live_parts: usize,
-    /// How often its bytes were merged since the lane was opened.
+    /// How often its bytes were merged since they were flushed.
     pub(crate) merges: u32,
+    /// Parts whose batches were cleaned into another table: a restart must not take them for its
+    /// partition's.
+    pub(crate) replaced_parts: BTreeSet<u32>,
     /// A merge could not read it: it stays as it is.
     pub(crate) unreadable: bool,
 }
@@ -64,6 +68,7 @@ impl LiveTable {
             live_bytes: 0,
             live_parts: 0,
             merges,
+            replaced_parts: BTreeSet::new(),
             unreadable: false,
         }
     }
@@ -133,6 +138,8 @@ pub(crate) struct State {
     pub(crate) next_table_id: u64,
     /// Tables that left the lane and whose files are not removed yet.
     pub(crate) obsolete: Vec<u64>,
+    /// Partitions that wait to be cleaned, each once.
+    pub(crate) cleans: VecDeque<CleanRequest>,
     /// No merge begins before this: one was given up.
     pub(crate) merge_after: Option<Instant>,
     pub(crate) stats: LaneStats,
@@ -162,6 +169,7 @@ impl State {
             tables: BTreeMap::new(),
             next_table_id: manifest.next_table_id,
             obsolete: Vec::new(),
+            cleans: VecDeque::new(),
             merge_after: None,
             stats: LaneStats::default(),
         }
@@ -515,13 +523,15 @@ impl State {
             id: live.table.id(),
             file_bytes: live.table.file_bytes,
             sequence_end: live.sequence_end,
+            merges: live.merges,
+            replaced_parts: live.replaced_parts.iter().copied().collect(),
         });
         Manifest {
             nonce: self.nonce,
             generation: self.generation + 1,
             floor,
             next_table_id: self.next_table_id,
-            tables: known.chain(new_tables.iter().copied()).collect(),
+            tables: known.chain(new_tables.iter().cloned()).collect(),
             obsolete: self.obsolete.clone(),
             partitions: self
                 .partitions

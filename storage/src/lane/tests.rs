@@ -14,6 +14,7 @@ use crate::batch::tests::batch;
 use crate::config::LaneConfig;
 
 mod caching;
+mod cleaning;
 mod merging;
 mod model;
 mod power;

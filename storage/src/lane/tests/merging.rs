@@ -62,7 +62,7 @@ pub(super) fn is_settled(lane: &Lane) -> bool {
     let state = lane.state.borrow();
     let nothing_planned = state.frozen.is_empty() && state.obsolete.is_empty();
     drop(state);
-    nothing_planned && lane.begin_merge().is_none()
+    nothing_planned && lane.begin_rewrite().is_none() && lane.begin_merge().is_none()
 }
 
 #[test]

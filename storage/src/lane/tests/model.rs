@@ -170,7 +170,7 @@ impl World {
 }
 
 /// Copies a directory as it lies there: what a `kill -9` at this moment would leave.
-fn copy_dir(from: &Path, to: &Path) -> std::io::Result<()> {
+pub(super) fn copy_dir(from: &Path, to: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(to)?;
     for entry in std::fs::read_dir(from)? {
         let entry = entry?;

@@ -1,0 +1,311 @@
+//! Key compaction, called cleaning here: which records of a partition may go. No I/O.
+//!
+//! A [`Survey`] reads what was appended since the last cleaning and notes the newest offset of each
+//! key. Then every batch from the log start on is looked at against it, and what is older than its
+//! key's newest record goes. Offsets keep their holes, and a batch its place: base offset, last
+//! offset delta and producer stay as they were.
+//!
+//! What is not certain stays: records of transactions whose end is not in sight supersede nothing;
+//! control batches stay; a batch that cannot be unfolded within the limits stays as it is.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::BuildHasherDefault;
+
+use streambus_proto::ids::Offset;
+use streambus_proto::records::{
+    BatchBuilder, BatchView, ControlKind, DecompressLimits, EndTransactionMarker, Header,
+    NewRecord, Record, RecordsError,
+};
+
+use crate::key::KeyHasher;
+use crate::key_hash::KeyHash;
+
+/// What a batch may unfold to while it is cleaned: that much memory a lane takes for it, and as
+/// long the core is busy with it. One that unfolds further stays as it is.
+const LIMITS: DecompressLimits = DecompressLimits {
+    bytes_max: 64 << 20,
+    ratio_max: 1_000,
+    ratio_free_bytes: 4 << 20,
+};
+
+/// What a topic's settings say about its compaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CleanPolicy {
+    /// Records younger than this stay (`min.compaction.lag.ms`).
+    pub min_compaction_lag_ms: i64,
+    /// A record older than this is due, whatever the ratio says (`max.compaction.lag.ms`).
+    pub max_compaction_lag_ms: i64,
+    /// Which share of the log must be new, in millionths (`min.cleanable.dirty.ratio`).
+    pub min_cleanable_dirty_ppm: u32,
+    /// How long a tombstone stays after it was first cleaned (`delete.retention.ms`).
+    pub delete_retention_ms: i64,
+}
+
+/// What there is to clean in a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Dirt {
+    /// Bytes that were cleaned before.
+    pub(crate) clean_bytes: u64,
+    /// Bytes since then that may be cleaned.
+    pub(crate) dirty_bytes: u64,
+    /// Timestamp of the oldest of them, ms; negative when it has none.
+    pub(crate) oldest_timestamp: i64,
+}
+
+impl CleanPolicy {
+    /// Whether it is worth the writing, or overdue.
+    pub(crate) fn is_due(&self, dirt: Dirt, now_ms: i64) -> bool {
+        let Dirt {
+            clean_bytes,
+            dirty_bytes,
+            oldest_timestamp,
+        } = dirt;
+        if dirty_bytes == 0 {
+            return false;
+        }
+        let age = now_ms.saturating_sub(oldest_timestamp);
+        if oldest_timestamp >= 0 && age > self.max_compaction_lag_ms {
+            return true;
+        }
+        let all = u128::from(clean_bytes) + u128::from(dirty_bytes);
+        u128::from(dirty_bytes) * 1_000_000 >= all * u128::from(self.min_cleanable_dirty_ppm)
+    }
+
+    /// Records with a timestamp after this are too young.
+    pub(crate) fn youngest(&self, now_ms: i64) -> i64 {
+        now_ms.saturating_sub(self.min_compaction_lag_ms.max(0))
+    }
+}
+
+/// What remains of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Remains {
+    /// All of it, as it is.
+    Whole,
+    /// Less than before.
+    Part(Vec<u8>),
+    Nothing,
+}
+
+/// Records of a transaction whose end has not come yet.
+#[derive(Debug)]
+struct Pending {
+    first: Offset,
+    keys: Vec<(u128, Offset)>,
+}
+
+/// The newest offset of each key in a stretch of the log. Bounded by `keys_max`, but one batch.
+pub(crate) struct Survey {
+    hash: KeyHash,
+    keys_max: usize,
+    newest: HashMap<u128, Offset, BuildHasherDefault<KeyHasher>>,
+    pending: BTreeMap<i64, Pending>,
+    pending_keys: usize,
+    /// By producer: from the first offset of an aborted transaction to its marker.
+    aborted: BTreeMap<i64, Vec<(Offset, Offset)>>,
+    start: Offset,
+    end: Offset,
+    scratch: Vec<u8>,
+}
+
+impl Survey {
+    /// A survey of the log from `start` on.
+    pub(crate) fn new(hash: KeyHash, keys_max: usize, start: Offset) -> Survey {
+        Survey {
+            hash,
+            keys_max,
+            newest: HashMap::default(),
+            pending: BTreeMap::new(),
+            pending_keys: 0,
+            aborted: BTreeMap::new(),
+            start,
+            end: start,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Whether there is no room for the keys of another batch.
+    pub(crate) fn is_full(&self) -> bool {
+        self.newest.len() + self.pending_keys >= self.keys_max
+    }
+
+    /// Where the survey began.
+    pub(crate) fn start(&self) -> Offset {
+        self.start
+    }
+
+    /// Where the survey has got to: what lies behind is not looked at.
+    pub(crate) fn end(&self) -> Offset {
+        self.end
+    }
+
+    /// Up to where every key's newest record is known: the next survey begins here.
+    pub(crate) fn settled_end(&self) -> Offset {
+        let firsts = self.pending.values().map(|pending| pending.first);
+        firsts.fold(self.end, Offset::min)
+    }
+
+    /// Takes in the next batch.
+    pub(crate) fn take(&mut self, bytes: &[u8]) {
+        let Ok((batch, _)) = BatchView::split_first(bytes) else {
+            return;
+        };
+        assert!(
+            batch.base_offset() >= self.end || batch.next_offset() > self.end,
+            "a survey that goes back"
+        );
+        self.end = batch.next_offset();
+        if batch.attributes().is_control() {
+            self.take_marker(&batch);
+            return;
+        }
+        let mut scratch = std::mem::take(&mut self.scratch);
+        // A batch that cannot be read stays: what of it was read before the failure counts.
+        let _ = self.take_records(&batch, &mut scratch);
+        self.scratch = scratch;
+    }
+
+    fn take_records(
+        &mut self,
+        batch: &BatchView<'_>,
+        scratch: &mut Vec<u8>,
+    ) -> Result<(), RecordsError> {
+        let producer = batch.producer_id();
+        let transaction = producer.filter(|_| batch.attributes().is_transactional());
+        for record in batch.records(scratch, LIMITS)? {
+            let record = record?;
+            let Some(key) = record.key else { continue };
+            let hash = self.hash.of(key);
+            if record.offset < self.start {
+                continue;
+            }
+            if let Some(producer) = transaction {
+                let begun = || Pending {
+                    first: batch.base_offset(),
+                    keys: Vec::new(),
+                };
+                let pending = self.pending.entry(producer.0).or_insert_with(begun);
+                pending.keys.push((hash, record.offset));
+                self.pending_keys += 1;
+            } else {
+                self.newest.insert(hash, record.offset);
+            }
+        }
+        Ok(())
+    }
+
+    fn take_marker(&mut self, batch: &BatchView<'_>) {
+        let marker = EndTransactionMarker::of_batch(batch).ok().flatten();
+        let (Some(marker), Some(producer)) = (marker, batch.producer_id()) else {
+            return;
+        };
+        let Some(ended) = self.pending.remove(&producer.0) else {
+            return;
+        };
+        self.pending_keys -= ended.keys.len();
+        match marker.kind {
+            ControlKind::Commit => {
+                for (hash, offset) in ended.keys {
+                    let newest = self.newest.entry(hash).or_insert(offset);
+                    *newest = offset.max(*newest);
+                }
+            }
+            ControlKind::Abort | ControlKind::Other(_) => {
+                let aborted = self.aborted.entry(producer.0).or_default();
+                aborted.push((ended.first, batch.base_offset()));
+            }
+        }
+    }
+
+    fn was_aborted(&self, batch: &BatchView<'_>) -> bool {
+        let producer = batch.producer_id();
+        let transaction = producer.filter(|_| batch.attributes().is_transactional());
+        let aborted = transaction.and_then(|producer| self.aborted.get(&producer.0));
+        let offset = batch.base_offset();
+        aborted.is_some_and(|all| {
+            all.iter()
+                .any(|(first, marker)| (*first..*marker).contains(&offset))
+        })
+    }
+
+    /// What remains of a batch. One that `must_stay` keeps its header at least: the log's end is
+    /// known by its last batch.
+    pub(crate) fn remains(
+        &self,
+        bytes: &[u8],
+        policy: &CleanPolicy,
+        now_ms: i64,
+        must_stay: bool,
+        scratch: &mut Vec<u8>,
+    ) -> Remains {
+        let Ok((batch, _)) = BatchView::split_first(bytes) else {
+            return Remains::Whole;
+        };
+        if batch.base_offset() >= self.end || batch.attributes().is_control() {
+            return Remains::Whole;
+        }
+        let rebuilt = self.rebuild(&batch, policy, now_ms, must_stay, scratch);
+        rebuilt.unwrap_or(Remains::Whole)
+    }
+
+    fn rebuild(
+        &self,
+        batch: &BatchView<'_>,
+        policy: &CleanPolicy,
+        now_ms: i64,
+        must_stay: bool,
+        scratch: &mut Vec<u8>,
+    ) -> Result<Remains, RecordsError> {
+        let aborted = self.was_aborted(batch);
+        let horizon = batch
+            .attributes()
+            .has_delete_horizon()
+            .then(|| batch.base_timestamp());
+        let expired = horizon.is_some_and(|horizon| now_ms >= horizon);
+        let stays = |record: &Record<'_>| {
+            let newest = record.key.is_some_and(|key| {
+                let known = self.newest.get(&self.hash.of(key));
+                known.is_none_or(|newest| *newest <= record.offset)
+            });
+            newest && !aborted && !(expired && record.value.is_none())
+        };
+        let (mut kept, mut tombstones) = (0, 0);
+        let records = batch.records(scratch, LIMITS)?;
+        for record in records.clone() {
+            let record = record?;
+            if stays(&record) {
+                kept += 1;
+                tombstones += i32::from(record.value.is_none());
+            }
+        }
+        if kept == 0 && !must_stay {
+            return Ok(Remains::Nothing);
+        }
+        let to_come = (tombstones > 0 && horizon.is_none())
+            .then(|| now_ms.saturating_add(policy.delete_retention_ms));
+        if kept == batch.record_count() && to_come.is_none() {
+            return Ok(Remains::Whole);
+        }
+        let mut builder = BatchBuilder::remaining_of(batch, to_come)?;
+        for record in records {
+            let record = record?;
+            if stays(&record) {
+                let headers: Vec<Header<'_>> = record.headers.iter().collect();
+                builder.push_at(
+                    record.offset_delta,
+                    &NewRecord {
+                        timestamp: record.timestamp,
+                        key: record.key,
+                        value: record.value,
+                        headers: &headers,
+                    },
+                );
+            }
+        }
+        builder.stretch_to(batch.last_offset_delta());
+        Ok(Remains::Part(builder.build()))
+    }
+}
+
+#[cfg(test)]
+mod tests;
