@@ -28,6 +28,8 @@ use streambus_proto::ids::{LeaderEpoch, Offset};
 use streambus_shards::sync::Notify;
 use streambus_shards::{Queue, Task, spawn_in};
 
+pub(crate) use self::flush::write_manifest;
+pub(crate) use self::open::free_name;
 pub use self::open::{RecoveredPartition, Recovery};
 pub use self::read::{Batches, ColdRead, ReadPlan, TimestampHit};
 use self::reserve::Reserve;

@@ -10,6 +10,7 @@
 //! | what a caller can do | [`Lane`] |
 //! | what is decided without I/O | `lane/state.rs`, `wal/buffer.rs`, `wal/replay.rs`, `retention.rs`, `merge.rs` |
 //! | what moves bytes | `lane/commit.rs` (WAL), `lane/keep.rs` (`flush.rs`, `collect.rs`, `merge.rs`), `lane/read.rs` |
+//! | what lies in a lane that no broker has open | [`offline`] |
 //! | what a restart believes | `lane/open.rs`, `wal/replay.rs` |
 //!
 //! All numbers on disk are little-endian, but for the batches, which are Kafka's. `golden/` holds
@@ -104,6 +105,7 @@ mod memtable;
 mod merge;
 mod names;
 mod observer;
+pub mod offline;
 mod partition;
 mod retention;
 mod stats;

@@ -252,7 +252,7 @@ impl Lane {
 ///
 /// The directory is synced twice: before the rename, so that the new tables which the manifest
 /// names are found; after it, so that the manifest is.
-pub(super) async fn write_manifest(dir: &Path, manifest: &Manifest) -> Result<u64, StorageError> {
+pub(crate) async fn write_manifest(dir: &Path, manifest: &Manifest) -> Result<u64, StorageError> {
     let encoded = manifest.encode();
     let unfinished = dir.join(names::MANIFEST_NEW);
     let failed = |source| StorageError::disk(&unfinished, source);

@@ -683,7 +683,7 @@ async fn clean(
 }
 
 /// A name in the quarantine that nothing has yet: what lies there is never written over.
-fn free_name(quarantine: &Path, name: &str) -> std::path::PathBuf {
+pub(crate) fn free_name(quarantine: &Path, name: &str) -> std::path::PathBuf {
     let plain = quarantine.join(name);
     let numbered = (1_u32..).map(|nth| quarantine.join(format!("{name}.{nth}")));
     let mut names = std::iter::once(plain).chain(numbered);

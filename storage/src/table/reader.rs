@@ -51,7 +51,16 @@ impl Table {
         nonce: Nonce,
         file_bytes: u64,
     ) -> Result<Table, StorageError> {
-        let path = dir.join(names::table(id));
+        Table::open_file(dir.join(names::table(id)), id, nonce, file_bytes).await
+    }
+
+    /// Opens a table that has another name.
+    pub(crate) async fn open_file(
+        path: PathBuf,
+        id: u64,
+        nonce: Nonce,
+        file_bytes: u64,
+    ) -> Result<Table, StorageError> {
         let failed = |source| match source {
             DiskError::NotFound { .. } => StorageError::corrupt(&path, 0, "the table is missing"),
             source => StorageError::disk(&path, source),

@@ -1,0 +1,120 @@
+//! Which files a lane's directory has, and what the manifest makes of them.
+
+use std::path::{Path, PathBuf};
+
+use streambus_shards::{DiskError, File, OpenOptions, disk};
+
+use super::{Finding, Remedy};
+use crate::error::StorageError;
+use crate::manifest::{MANIFEST_VERSION, Manifest, ManifestError};
+use crate::names::{self, FileKind};
+
+/// What a file is, as far as its name tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FileRole {
+    Wal {
+        epoch: u64,
+    },
+    Table {
+        id: u64,
+    },
+    Manifest,
+    /// Not finished when its process ended, or space kept: nothing refers to it.
+    Idle,
+    Unknown,
+}
+
+/// A file in the lane's directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct FoundFile {
+    pub(super) path: PathBuf,
+    pub(super) kind: FileRole,
+}
+
+/// The lane's files, sorted by name; `quarantine/` is left out.
+pub(super) fn list(dir: &Path) -> Result<Vec<FoundFile>, StorageError> {
+    let names = disk::list(dir).map_err(|source| StorageError::disk(dir, source))?;
+    let files = names.iter().filter_map(|name| {
+        let kind = match FileKind::of(name) {
+            FileKind::Manifest => FileRole::Manifest,
+            FileKind::Wal { epoch } => FileRole::Wal { epoch },
+            FileKind::Table { id } => FileRole::Table { id },
+            FileKind::Incomplete | FileKind::Reserve => FileRole::Idle,
+            FileKind::Quarantine => return None,
+            FileKind::Unknown => FileRole::Unknown,
+        };
+        let path = dir.join(name);
+        Some(FoundFile { path, kind })
+    });
+    Ok(files.collect())
+}
+
+pub(super) async fn length(path: &Path) -> Result<u64, StorageError> {
+    let failed = |source| StorageError::disk(path, source);
+    let file = File::open(path, OpenOptions::default()).await;
+    file.and_then(|file| file.len()).map_err(failed)
+}
+
+/// The manifest; `None` when it is lost, which is a finding unless the lane was never begun.
+pub(super) async fn read_manifest(
+    dir: &Path,
+    found: &[FoundFile],
+    findings: &mut Vec<Finding>,
+) -> Result<Option<Manifest>, StorageError> {
+    let path = dir.join(names::MANIFEST);
+    let holds_data =
+        |file: &FoundFile| matches!(file.kind, FileRole::Wal { .. } | FileRole::Table { .. });
+    let what = match disk::read_file(&path).await {
+        Ok(bytes) => match Manifest::decode(&bytes) {
+            Ok(manifest) => return Ok(Some(manifest)),
+            Err(ManifestError::OtherVersion(found)) => {
+                return Err(StorageError::OtherVersion {
+                    file: path,
+                    found,
+                    supported: MANIFEST_VERSION,
+                });
+            }
+            Err(ManifestError::Damaged) => {
+                "the manifest does not verify; without it nothing in the lane can be read: restore it from a backup if there is one"
+            }
+        },
+        Err(DiskError::NotFound { .. }) if found.iter().any(holds_data) => {
+            "the manifest is missing, and there are tables or WAL files: restore it from a backup if there is one"
+        }
+        Err(DiskError::NotFound { .. }) => return Ok(None),
+        Err(source) => return Err(StorageError::disk(&path, source)),
+    };
+    findings.push(Finding {
+        file: path,
+        position: 0,
+        what: what.to_owned(),
+        remedy: Remedy::EmptyLane,
+        lost: Vec::new(),
+    });
+    Ok(None)
+}
+
+/// Files that the manifest does not know.
+pub(super) fn find_strangers(
+    found: &[FoundFile],
+    manifest: &Manifest,
+    findings: &mut Vec<Finding>,
+) {
+    let known = |id| manifest.tables.iter().any(|table| table.id == id);
+    for file in found {
+        let what = match file.kind {
+            FileRole::Unknown => "no lane has a file of this name",
+            FileRole::Table { id } if !known(id) && !manifest.obsolete.contains(&id) => {
+                "the manifest does not know this table"
+            }
+            _ => continue,
+        };
+        findings.push(Finding {
+            file: file.path.clone(),
+            position: 0,
+            what: what.to_owned(),
+            remedy: Remedy::Quarantine,
+            lost: Vec::new(),
+        });
+    }
+}

@@ -1,0 +1,254 @@
+//! Reads the WAL as a start would, and goes on behind damage to say what a cut drops.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use streambus_proto::ids::Offset;
+use streambus_shards::{Buf, File, OpenOptions, yield_if_needed};
+
+use super::files::{FileRole, FoundFile};
+use super::holes::{self, WalFirsts};
+use super::{Examined, Finding, Lost, Remedy, Seen};
+use crate::batch::BatchInfo;
+use crate::error::StorageError;
+use crate::key::PartitionKey;
+use crate::manifest::Manifest;
+use crate::names;
+use crate::wal::record::{
+    BLOCK_BYTES, CommitHeader, FIRST_COMMIT_POSITION, FileHeader, FileHeaderRead, Nonce, RecordAt,
+    RecordKind, WAL_VERSION, read_commit,
+};
+use crate::wal::replay::{Fed, Need, Replay};
+
+/// Blocks that are searched at once for commits behind damage.
+const SEARCH_BYTES: u64 = 1 << 20;
+
+/// The lane's WAL files from the manifest's floor on.
+struct WalLog {
+    nonce: Nonce,
+    files: BTreeMap<u64, WalFile>,
+}
+
+struct WalFile {
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+}
+
+pub(super) async fn examine(
+    examined: &mut Examined,
+    manifest: &Manifest,
+    found: &[FoundFile],
+    see: &mut dyn FnMut(Seen),
+) -> Result<WalFirsts, StorageError> {
+    let floor = manifest.floor;
+    let mut firsts = WalFirsts::new();
+    let log = WalLog::open(manifest, found).await?;
+    if manifest.generation > 1 && !log.files.contains_key(&floor.epoch) {
+        let lost = log
+            .lost_after(floor.epoch, floor.position, floor.commit_id)
+            .await?;
+        examined.findings.push(Finding {
+            file: examined.dir.join(names::wal(floor.epoch)),
+            position: floor.position,
+            what: "the WAL file is missing".to_owned(),
+            remedy: cut(floor.epoch, floor.position),
+            lost,
+        });
+        return Ok(firsts);
+    }
+    let lengths = log.files.iter().map(|(epoch, file)| (*epoch, file.bytes));
+    let mut replay = Replay::new(log.nonce, lengths.collect(), floor);
+    while let Some(need) = replay.need() {
+        let bytes = log.read(need).await?;
+        match replay.feed(&bytes) {
+            Fed::Nothing => {}
+            Fed::Commit(records) => {
+                examined.totals.commits += 1;
+                examined.totals.records += records.len() as u64;
+                tell(need, &bytes, &records, see);
+                for record in &records {
+                    let start = offsets(&bytes, record).map(|(start, _)| start);
+                    holes::note(&mut firsts, record.header.key, record.header.kind, start);
+                }
+            }
+            Fed::Corrupt { epoch, position } => {
+                let next = replay.end().place;
+                let lost = log.lost_after(epoch, position, next.commit_id).await?;
+                examined.findings.push(Finding {
+                    file: examined.dir.join(names::wal(epoch)),
+                    position,
+                    what: "a synced commit does not verify, though a later one does".to_owned(),
+                    remedy: cut(epoch, position),
+                    lost,
+                });
+            }
+        }
+        yield_if_needed().await;
+    }
+    examined.totals.torn_bytes = replay.end().cut_bytes;
+    Ok(firsts)
+}
+
+fn cut(epoch: u64, position: u64) -> Remedy {
+    Remedy::CutWal { epoch, position }
+}
+
+fn tell(need: Need, bytes: &Buf, records: &[RecordAt], see: &mut dyn FnMut(Seen)) {
+    see(Seen::Read {
+        bytes: bytes.len() as u64,
+    });
+    see(Seen::Commit {
+        id: records.first().map_or(0, |record| record.header.commit_id),
+        epoch: need.epoch,
+        position: need.position,
+        bytes: bytes.len() as u64,
+        records: u32::try_from(records.len()).unwrap_or(u32::MAX),
+    });
+    for record in records {
+        let kind = match record.header.kind {
+            RecordKind::Batch => "batch",
+            RecordKind::LogStart => "log start",
+            RecordKind::DropPartition => "drop",
+        };
+        see(Seen::Record {
+            sequence: record.header.sequence,
+            kind,
+            key: record.header.key,
+            offsets: offsets(bytes, record),
+            bytes: u64::from(record.header.payload_bytes),
+        });
+    }
+}
+
+fn offsets(bytes: &[u8], record: &RecordAt) -> Option<(Offset, Offset)> {
+    let payload = bytes.get(record.payload.clone())?;
+    match record.header.kind {
+        RecordKind::Batch => {
+            let info = BatchInfo::read(payload)?;
+            Some((info.base_offset, info.next_offset()))
+        }
+        RecordKind::LogStart => {
+            let start = Offset(i64::from_le_bytes(*payload.first_chunk()?));
+            Some((start, start))
+        }
+        RecordKind::DropPartition => None,
+    }
+}
+
+impl WalLog {
+    async fn open(manifest: &Manifest, found: &[FoundFile]) -> Result<WalLog, StorageError> {
+        let nonce = Nonce(manifest.nonce);
+        let mut files = BTreeMap::new();
+        for one in found {
+            let FileRole::Wal { epoch } = one.kind else {
+                continue;
+            };
+            if epoch < manifest.floor.epoch {
+                continue;
+            }
+            let failed = |source| StorageError::disk(&one.path, source);
+            let file = File::open(&one.path, OpenOptions::default())
+                .await
+                .map_err(failed)?;
+            let bytes = file.len().map_err(failed)?;
+            if bytes >= BLOCK_BYTES as u64 {
+                let block = file.read_at(0, BLOCK_BYTES).await.map_err(failed)?;
+                if let FileHeaderRead::OtherVersion(found) = FileHeader::decode(&block, nonce) {
+                    return Err(StorageError::OtherVersion {
+                        file: one.path.clone(),
+                        found,
+                        supported: WAL_VERSION,
+                    });
+                }
+            }
+            let path = one.path.clone();
+            files.insert(epoch, WalFile { path, file, bytes });
+        }
+        Ok(WalLog { nonce, files })
+    }
+
+    async fn read(&self, need: Need) -> Result<Buf, StorageError> {
+        let file = self
+            .files
+            .get(&need.epoch)
+            .expect("the replay asks for files that there are");
+        let read = file.file.read_at(need.position, need.length).await;
+        read.map_err(|source| StorageError::disk(&file.path, source))
+    }
+
+    /// What sound commits from id `commit_id` on hold behind this place, by partition.
+    async fn lost_after(
+        &self,
+        epoch: u64,
+        position: u64,
+        commit_id: u64,
+    ) -> Result<Vec<Lost>, StorageError> {
+        let mut lost = BTreeMap::new();
+        for (file_epoch, file) in self.files.range(epoch..) {
+            let mut at = if *file_epoch == epoch {
+                position
+            } else {
+                FIRST_COMMIT_POSITION
+            };
+            while file.bytes.saturating_sub(at) >= BLOCK_BYTES as u64 {
+                let blocks = (file.bytes - at).min(SEARCH_BYTES) / BLOCK_BYTES as u64;
+                let length = usize::try_from(blocks).expect("a search") * BLOCK_BYTES;
+                let need = Need {
+                    epoch: *file_epoch,
+                    position: at,
+                    length,
+                };
+                let window = self.read(need).await?;
+                at = self
+                    .search(file, *file_epoch, at, &window, commit_id, &mut lost)
+                    .await?;
+                yield_if_needed().await;
+            }
+        }
+        let ranges = lost
+            .into_iter()
+            .map(|(key, (start, end))| Lost { key, start, end });
+        Ok(ranges.collect())
+    }
+
+    /// Notes the commits that begin in `window`; returns where to go on.
+    async fn search(
+        &self,
+        file: &WalFile,
+        epoch: u64,
+        from: u64,
+        window: &Buf,
+        commit_id: u64,
+        lost: &mut BTreeMap<PartitionKey, (Offset, Offset)>,
+    ) -> Result<u64, StorageError> {
+        let end = from + window.len() as u64;
+        let mut at = from;
+        while at < end {
+            let start = usize::try_from(at - from).expect("within the window");
+            let block = window.get(start..).unwrap_or_default();
+            let header = CommitHeader::decode(block, self.nonce, epoch, at)
+                .filter(|header| header.commit_id >= commit_id)
+                .filter(|header| at + u64::from(header.length) <= file.bytes);
+            let Some(header) = header else {
+                at += BLOCK_BYTES as u64;
+                continue;
+            };
+            let need = Need {
+                epoch,
+                position: at,
+                length: header.length as usize,
+            };
+            let commit = self.read(need).await?;
+            for record in read_commit(&commit, &header, self.nonce).unwrap_or_default() {
+                let Some((start, end)) = offsets(&commit, &record) else {
+                    continue;
+                };
+                let range = lost.entry(record.header.key).or_insert((start, end));
+                *range = (range.0.min(start), range.1.max(end));
+            }
+            at += u64::from(header.length);
+        }
+        Ok(at)
+    }
+}
