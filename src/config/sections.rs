@@ -40,8 +40,8 @@ section! {
     pub struct DataConfig {
         /// The directory that holds everything this node keeps. It is made at the first start.
         dir: String = "./streambus-data".to_owned(), in TextLength(PATH_BYTES_MAX);
-        /// How many lanes (one log and its tables each) a new data directory gets; 0 takes one a core.
-        /// Fixed once the directory is made.
+        /// How many lanes (one log and its tables each) the data directory has. 0 takes one a core for a
+        /// new directory, and what is there for an existing one. Lanes can be added, never taken away.
         lanes: usize = 0, in 0..=256;
         /// The size of a metadata log file, which is the most that one change of the metadata may take.
         /// Twice this is kept in reserve, so that topics can be deleted on a full disk.

@@ -2,7 +2,7 @@
 
 use streambus_proto::ids::TopicId;
 
-use super::image::{ConfigMap, ConfigScope, PartitionPlace};
+use super::image::{ConfigMap, ConfigScope, NodeId, PartitionPlace};
 
 /// The place of a delta in the metadata log: the first is 1, the next one more.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,5 +79,12 @@ pub enum Change {
         first: i64,
         /// How many.
         count: u32,
+    },
+    /// A node has more lanes: made at its start, before anybody is served.
+    LanesAdded {
+        /// The node.
+        node: NodeId,
+        /// How many it has now.
+        lanes: u16,
     },
 }

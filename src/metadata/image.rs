@@ -27,7 +27,7 @@ pub struct Identity {
     pub cluster_id: String,
     /// The node that the directory belongs to.
     pub node: NodeId,
-    /// How many lanes the node has.
+    /// How many lanes the node has. Grows with [`Change::LanesAdded`], and never shrinks.
     pub lanes: u16,
 }
 
@@ -294,6 +294,11 @@ impl Image {
             {
                 Err("producer ids are given out twice")
             }
+            Change::LanesAdded { node, lanes }
+                if *node == self.identity.node && *lanes < self.identity.lanes =>
+            {
+                Err("lanes are taken away")
+            }
             _ => Ok(()),
         }
     }
@@ -341,6 +346,12 @@ impl Image {
                 );
                 self.next_producer_id = first + i64::from(*count);
             }
+            Change::LanesAdded { node, lanes } if *node == self.identity.node => {
+                self.identity.lanes = *lanes;
+                self.lane_partitions.resize(usize::from(*lanes), 0);
+            }
+            // Another node's lanes: only their own node places partitions on them.
+            Change::LanesAdded { .. } => {}
         }
     }
 
@@ -423,7 +434,7 @@ impl Image {
             .filter(|place| place.leader == self.identity.node)
         {
             let lane = self.lane_partitions.get_mut(usize::from(place.lane));
-            let lane = lane.expect("lanes are fixed when the directory is made");
+            let lane = lane.expect("partitions are placed on lanes that exist");
             *lane = change(*lane);
         }
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use streambus_shards::{Buf, DiskError, File, OpenOptions, disk};
 
-use super::delta::{Delta, MetadataIndex};
+use super::delta::{Change, Delta, MetadataIndex};
 use super::frame::{self, FileKind, FrameError, FrameWriter, HEADER_BYTES, Header};
 use super::image::{ConfigMap, Identity, Image};
 use super::snapshot;
@@ -153,6 +153,22 @@ impl MetadataLog {
         })
     }
 
+    /// Reads all that is in `dir` and changes nothing: the metadata, if there is any.
+    ///
+    /// # Errors
+    /// If what is there can't be used.
+    pub async fn verify(dir: PathBuf, statics: Arc<ConfigMap>) -> Result<Option<Image>, LogError> {
+        if !disk::exists(&dir) {
+            return Ok(None);
+        }
+        let files = Files::list(&dir)?;
+        let mut start = Start::snapshot(&dir, &files, statics).await?;
+        for first in &files.logs {
+            start.log(&dir, *first).await?;
+        }
+        Ok(start.image)
+    }
+
     /// Makes a new, empty log file for what follows `image`.
     async fn create(dir: &Path, image: &Image, sizes: Sizes) -> Result<MetadataLog, LogError> {
         let first = image.index().next();
@@ -209,6 +225,26 @@ impl MetadataLog {
             position,
             staged: None,
         })
+    }
+
+    /// Gives this node more lanes, durably, before it serves. `image` is what the log holds.
+    ///
+    /// # Errors
+    /// The node must not start.
+    pub async fn add_lanes(&mut self, image: &mut Image, lanes: u16) -> Result<(), LogError> {
+        let node = image.node();
+        let delta = Delta {
+            index: image.index().next(),
+            changes: vec![Change::LanesAdded { node, lanes }],
+        };
+        if !self.stage(&delta) {
+            self.roll(image).await?;
+            let fits = self.stage(&delta);
+            assert!(fits, "a new file has room for some bytes");
+        }
+        self.commit().await?;
+        image.absorb(&delta);
+        Ok(())
     }
 
     /// Adds a delta to the next write. `false`, and nothing happens, if the file has no room.
@@ -334,8 +370,10 @@ impl Start {
         let image = self
             .image
             .get_or_insert_with(|| Image::empty(header.identity.clone(), Arc::clone(statics)));
-        if header.identity != *image.identity() {
-            let (other, this) = (&image.identity(), &header.identity);
+        // The header says how many lanes there were when the file was begun.
+        let (other, this) = (image.identity(), &header.identity);
+        let same = other.cluster_id == this.cluster_id && other.node == this.node;
+        if !same || this.lanes > other.lanes {
             return Err(inconsistent(
                 &path,
                 format!("it is of {this:?}, the others are of {other:?}"),

@@ -15,6 +15,7 @@ const TOPIC_CONFIGS_SET: u16 = 4;
 const BROKER_CONFIGS_SET: u16 = 5;
 const PRODUCER_IDS_ALLOCATED: u16 = 6;
 const DELETED_TOPICS_SET: u16 = 7;
+const LANES_ADDED: u16 = 8;
 
 const SCOPE_CLUSTER: u8 = 0;
 const SCOPE_NODE: u8 = 1;
@@ -96,6 +97,11 @@ pub(super) fn encode(change: &Change, out: &mut Vec<u8>) {
             }
             DELETED_TOPICS_SET
         }
+        Change::LanesAdded { node, lanes } => {
+            out.extend_from_slice(&node.0.to_le_bytes());
+            out.extend_from_slice(&lanes.to_le_bytes());
+            LANES_ADDED
+        }
     };
     let bytes = length(out.len() - start - CHANGE_HEADER_BYTES);
     out[start..start + 2].copy_from_slice(&kind.to_le_bytes());
@@ -155,6 +161,7 @@ pub(super) fn decode(bytes: &mut Bytes<'_>) -> Result<Change, RecordError> {
         BROKER_CONFIGS_SET => broker_configs_set(&mut body),
         PRODUCER_IDS_ALLOCATED => producer_ids_allocated(&mut body),
         DELETED_TOPICS_SET => deleted_topics_set(&mut body),
+        LANES_ADDED => lanes_added(&mut body),
         unknown => return Err(RecordError::UnknownType(unknown)),
     };
     let change = change.ok_or(malformed("a field is cut short or not text"))?;
@@ -219,6 +226,13 @@ fn deleted_topics_set(body: &mut Bytes<'_>) -> Option<Change> {
         ids.push(body.topic_id()?);
     }
     Some(Change::DeletedTopicsSet { ids })
+}
+
+fn lanes_added(body: &mut Bytes<'_>) -> Option<Change> {
+    Some(Change::LanesAdded {
+        node: NodeId(body.u16()?),
+        lanes: body.u16()?,
+    })
 }
 
 /// Bytes that are read from the front. Nothing is allocated by what a count says.
@@ -328,6 +342,10 @@ pub(super) mod tests {
             },
             Change::TopicDeleted { id },
             Change::DeletedTopicsSet { ids: vec![id] },
+            Change::LanesAdded {
+                node: NodeId(0),
+                lanes: 4,
+            },
         ]
     }
 
@@ -367,6 +385,9 @@ pub(super) mod tests {
             bytes,
             b"\x07\x00\x14\x00\x00\x00\x01\x00\x00\x000123456789abcdef"
         );
+        bytes.clear();
+        encode(&samples()[8], &mut bytes);
+        assert_eq!(bytes, b"\x08\x00\x04\x00\x00\x00\x00\x00\x04\x00");
     }
 
     #[test]

@@ -120,7 +120,7 @@ async fn identify(directory: &Path, config: &Config, cores: usize) -> Result<Ide
         node: NodeId(u16::try_from(config.node.id).expect("bounded by the settings")),
         lanes: u16::try_from(lanes).expect("bounded by the settings"),
     };
-    let opened = open_metadata(directory, new.clone(), config)
+    let mut opened = open_metadata(directory, new.clone(), config)
         .await
         .map_err(|error| failed(error.to_string()))?;
     let found = opened.image.identity().clone();
@@ -141,13 +141,27 @@ async fn identify(directory: &Path, config: &Config, cores: usize) -> Result<Ide
             found.cluster_id
         )));
     }
+    match u16::try_from(config.data.lanes).expect("bounded by the settings") {
+        fewer @ 1.. if fewer < found.lanes => {
+            let lanes = found.lanes;
+            return Err(failed(format!(
+                "it has {lanes} lanes, and data.lanes is {fewer}; lanes can be added, and not taken away, for partitions live in them: set data.lanes={lanes}, or 0 for what is there"
+            )));
+        }
+        more if more > found.lanes => {
+            let added = opened.log.add_lanes(&mut opened.image, more).await;
+            added.map_err(|error| failed(error.to_string()))?;
+            tracing::info!(lanes = more, before = found.lanes, "lanes were added");
+        }
+        _ => {}
+    }
     if opened.cut_bytes > 0 {
         tracing::info!(
             bytes = opened.cut_bytes,
             "cut a metadata write that was never acknowledged"
         );
     }
-    Ok(found)
+    Ok(opened.image.identity().clone())
 }
 
 fn new_cluster_id() -> String {

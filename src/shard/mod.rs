@@ -228,7 +228,9 @@ impl Shard {
                 }
                 Change::TopicDeleted { .. }
                 | Change::DeletedTopicsSet { .. }
-                | Change::ProducerIdsAllocated { .. } => {}
+                | Change::ProducerIdsAllocated { .. }
+                // Only at a start, before the lanes are opened.
+                | Change::LanesAdded { .. } => {}
             }
         }
     }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod admin;
+mod cores;
 mod crash;
 mod deletion;
 mod full_disk;

@@ -77,8 +77,8 @@ fn a_log_replays_to_the_image_it_came_from() {
     assert_eq!(
         replayed,
         Replayed {
-            end: starts[4],
-            deltas: 8,
+            end: starts[5],
+            deltas: 9,
             torn_bytes: 0
         }
     );
@@ -88,7 +88,7 @@ fn a_log_replays_to_the_image_it_came_from() {
     for delta in deltas().iter().take(4) {
         ahead.absorb(delta);
     }
-    assert_eq!(replay(&mut ahead, FILE, &bytes).expect("whole").deltas, 4);
+    assert_eq!(replay(&mut ahead, FILE, &bytes).expect("whole").deltas, 5);
     assert_eq!(shown(&ahead), shown(&image));
 }
 
@@ -97,7 +97,7 @@ fn a_torn_end_is_cut_wherever_it_tears() {
     // Proves that a last frame cut at any byte, or with any byte not written, leaves the frames
     // before it and nothing of itself.
     let (bytes, starts) = log();
-    let (start, end) = (starts[3], starts[4]);
+    let (start, end) = (starts[4], starts[5]);
     for cut in start + 1..end {
         let mut torn = bytes.clone();
         torn[cut..end].fill(0);
@@ -106,9 +106,9 @@ fn a_torn_end_is_cut_wherever_it_tears() {
         }
         let mut image = empty();
         let replayed = replay(&mut image, FILE, &torn).expect("a torn end is no damage");
-        assert_eq!((replayed.end, replayed.deltas), (start, 6), "cut at {cut}");
+        assert_eq!((replayed.end, replayed.deltas), (start, 8), "cut at {cut}");
         assert!(replayed.torn_bytes > 0 && replayed.torn_bytes <= end - start);
-        assert_eq!(image.index(), MetadataIndex(6));
+        assert_eq!(image.index(), MetadataIndex(8));
     }
     let mut image = empty();
     let replayed = replay(&mut image, FILE, &bytes[..start + 5]).expect("the file may be short");
@@ -130,7 +130,7 @@ fn damage_before_a_valid_frame_is_refused() {
                 // The padding of a frame belongs to nobody.
                 Ok(replayed) => {
                     assert!(starts[frame + 1] - at < FRAME_ALIGN);
-                    assert_eq!(replayed.deltas, 8);
+                    assert_eq!(replayed.deltas, 9);
                 }
                 other => panic!("{other:?} for byte {at}"),
             }

@@ -268,3 +268,30 @@ fn the_controller_decides_in_order_and_answers_when_every_core_knows() {
         assert_eq!(opened(&dir).await.image.topic_count(), 101);
     });
 }
+
+#[test]
+fn lanes_are_added_and_stay() {
+    // Proves that more lanes are durable, that new partitions go to them, that files begun with fewer are still
+    // read, before and after a roll.
+    let dir = tempfile::tempdir().unwrap();
+    run_alone(async {
+        let mut first = opened(dir.path()).await;
+        commit(&mut first, &create(1, 2)).await;
+        assert_eq!(first.image.lane_partitions(), [1, 1]);
+        first.log.add_lanes(&mut first.image, 4).await.unwrap();
+        commit(&mut first, &create(2, 2)).await;
+        assert_eq!(first.image.lane_partitions(), [1, 1, 1, 1]);
+        let before = dir.path().join(log_name(MetadataIndex(1)));
+        let old_log = disk::read_file(&before).await.unwrap();
+        drop(first);
+        let mut second = opened(dir.path()).await;
+        assert_eq!(second.image.identity().lanes, 4);
+        second.log.roll(&second.image).await.unwrap();
+        drop(second);
+        // A crash before the old log was removed.
+        disk::replace_file(&before, old_log).await.unwrap();
+        let third = opened(dir.path()).await;
+        assert_eq!(third.image.lane_partitions(), [1, 1, 1, 1]);
+    })
+    .unwrap();
+}
