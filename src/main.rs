@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod start;
+mod storage;
 
 use std::{path::Path, process::ExitCode};
 
@@ -17,6 +18,7 @@ use streambus_cli::{
 };
 
 use start::{SettingFlags, Start};
+use storage::StorageCommand;
 
 /// StreamBus: a durable streaming broker that speaks the Kafka protocol.
 #[derive(FromArgs)]
@@ -33,6 +35,7 @@ enum Command {
     Config(Config),
     Topic(TopicCommand),
     Cluster(ClusterCommand),
+    Storage(StorageCommand),
     Version(Version),
 }
 
@@ -111,6 +114,7 @@ fn main() -> ExitCode {
         }) => show_config(&show),
         Command::Topic(topic) => outcome(topic.run().map_err(|error| error.to_string())),
         Command::Cluster(cluster) => outcome(cluster.run().map_err(|error| error.to_string())),
+        Command::Storage(storage) => storage.run(),
         Command::Version(Version {}) => {
             printed(concat!("streambus ", env!("CARGO_PKG_VERSION"), "\n"))
         }

@@ -15,6 +15,7 @@ mod process;
 mod records;
 mod slow_disk;
 mod startup;
+mod storage_command;
 mod topics;
 mod volume;
 mod wire;

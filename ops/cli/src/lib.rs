@@ -11,7 +11,7 @@ mod line;
 pub mod output;
 pub mod parse;
 mod partitioner;
-mod progress;
+pub mod progress;
 pub mod topic;
 
 pub use error::CliError;

@@ -14,8 +14,12 @@ const OPEN_ENDED: &str = "{spinner} {msg}: {human_pos} records, {per_sec}, {elap
 /// A bar that knows its end.
 const TO_AN_END: &str = "{msg}: [{bar:30}] {human_pos}/{human_len} records, {per_sec}, {eta} left";
 
+/// A bar over bytes that knows its end.
+const BYTES_TO_AN_END: &str =
+    "{msg}: [{bar:30}] {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left";
+
 /// A bar on a terminal, nothing otherwise.
-pub(crate) struct Progress {
+pub struct Progress {
     bar: Option<ProgressBar>,
     start: Instant,
 }
@@ -23,11 +27,20 @@ pub(crate) struct Progress {
 impl Progress {
     /// Starts; `records` is how many are expected, where that is known.
     pub(crate) fn start(what: String, records: Option<u64>) -> Self {
+        Self::with(what, || match records {
+            Some(records) => (ProgressBar::new(records), TO_AN_END),
+            None => (ProgressBar::new_spinner(), OPEN_ENDED),
+        })
+    }
+
+    /// Starts over `total` bytes.
+    pub fn bytes(what: String, total: u64) -> Self {
+        Self::with(what, || (ProgressBar::new(total), BYTES_TO_AN_END))
+    }
+
+    fn with(what: String, make: impl FnOnce() -> (ProgressBar, &'static str)) -> Self {
         let bar = stderr().is_terminal().then(|| {
-            let (bar, template) = match records {
-                Some(records) => (ProgressBar::new(records), TO_AN_END),
-                None => (ProgressBar::new_spinner(), OPEN_ENDED),
-            };
+            let (bar, template) = make();
             if let Ok(style) = ProgressStyle::with_template(template) {
                 bar.set_style(style);
             }
@@ -41,15 +54,15 @@ impl Progress {
         }
     }
 
-    /// Moves on by so many records.
-    pub(crate) fn advance(&self, records: u64) {
+    /// Moves on by so many records, or bytes.
+    pub fn advance(&self, count: u64) {
         if let Some(bar) = &self.bar {
-            bar.inc(records);
+            bar.inc(count);
         }
     }
 
     /// Removes the bar; how long it all took.
-    pub(crate) fn finish(&self) -> Duration {
+    pub fn finish(&self) -> Duration {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
