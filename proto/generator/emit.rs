@@ -242,13 +242,12 @@ fn structure(out: &mut String, message: &Message, item: &Struct) {
     out.push_str("            }\n        }\n    }\n\n");
     let _ = writeln!(
         out,
-        "    impl<'a> Element<'a> for {name}{life} {{\n        #[inline]\n        fn decode(reader: &mut Reader<'a>, version: i16) -> Result<Self, DecodeError> {{\n            let _ = version;\n            let mut out = Self::default();"
+        "    impl<'a> Element<'a> for {name}{life} {{\n        #[inline]\n        fn decode(reader: &mut Reader<'a>, version: i16) -> Result<Self, DecodeError> {{\n            let _ = version;"
     );
-    for field in &item.fields {
-        decode_plain(out, message, field);
-    }
-    decode_tagged(out, message, item);
-    out.push_str("            Ok(out)\n        }\n\n        #[inline]\n        fn encode(&self, writer: &mut Writer, version: i16) -> Result<(), EncodeError> {\n            let _ = version;\n");
+    decode(out, message, item);
+    out.push_str("        }\n\n        #[inline]\n        fn skip(mut reader: Reader<'a>, count: usize, version: i16) -> Result<Reader<'a>, DecodeError> {\n            let _ = version;\n");
+    skip(out, message, item);
+    out.push_str("        }\n\n        #[inline]\n        fn encode(&self, writer: &mut Writer, version: i16) -> Result<(), EncodeError> {\n            let _ = version;\n");
     for field in &item.fields {
         encode_plain(out, message, field);
     }
@@ -271,21 +270,110 @@ fn guarded(out: &mut String, condition: Option<String>, body: &str) {
     }
 }
 
-fn decode_plain(out: &mut String, message: &Message, field: &Field) {
-    let body = format!(
-        "out.{} = {};",
-        rust_name(field),
-        decode_expression(message, field)
-    );
-    guarded(out, condition(message, plain_versions(field)), &body);
+/// Reads each field into a variable of its own; the struct is made of them at the end.
+fn decode(out: &mut String, message: &Message, item: &Struct) {
+    for field in &item.fields {
+        let mutable = if field.tag.is_some() { "mut " } else { "" };
+        let read = decode_expression(message, field);
+        let default = default_value(field);
+        let value = match condition(message, plain_versions(field)).as_deref() {
+            None => read,
+            Some("false") => default,
+            Some(condition) => format!("if {condition} {{ {read} }} else {{ {default} }}"),
+        };
+        let _ = writeln!(
+            out,
+            "            let {mutable}{}: {} = {value};",
+            rust_name(field),
+            field_type(message, field)
+        );
+    }
+    tagged(out, message, item, |field| {
+        format!(
+            "{} = {}",
+            rust_name(field),
+            decode_expression(message, field)
+        )
+    });
+    let _ = writeln!(out, "            Ok({} {{", item.name);
+    for field in &item.fields {
+        let _ = writeln!(out, "                {},", rust_name(field));
+    }
+    out.push_str("            })\n");
+}
+
+/// Passes over what `decode` reads, with the same checks. Neighbours of fixed width are one step.
+fn skip(out: &mut String, message: &Message, item: &Struct) {
+    out.push_str("            for _ in 0..count {\n");
+    let mut fixed: Vec<String> = Vec::new();
+    let take = |out: &mut String, fixed: &mut Vec<String>| {
+        if !fixed.is_empty() {
+            let _ = writeln!(out, "            reader.take({})?;", fixed.join(" + "));
+            fixed.clear();
+        }
+    };
+    for field in &item.fields {
+        let condition = condition(message, plain_versions(field));
+        if condition.as_deref() == Some("false") {
+            continue;
+        }
+        let width = scalar(&field.kind).filter(|_| !field.is_array);
+        if let Some((rust, _)) = width {
+            let width = format!("size_of::<{rust}>()");
+            fixed.push(match condition {
+                Some(condition) => format!("{width} * usize::from({condition})"),
+                None => width,
+            });
+            continue;
+        }
+        take(out, &mut fixed);
+        let step = format!("{};", skip_expression(message, field));
+        guarded(out, condition, &step);
+    }
+    take(out, &mut fixed);
+    tagged(out, message, item, |field| {
+        format!("{{ {}; }}", skip_expression(message, field))
+    });
+    out.push_str("            }\n            Ok(reader)\n");
+}
+
+fn skip_expression(message: &Message, field: &Field) -> String {
+    let (null, full) = match (field.is_array, field.kind.as_str()) {
+        (false, "string") => (
+            "reader.skip_nullable_string()?".to_owned(),
+            "reader.skip_string()?".to_owned(),
+        ),
+        (true, kind) => {
+            let element = element_type(message, kind);
+            (
+                format!("reader.skip_nullable_array::<{element}>(version)?"),
+                format!("reader.skip_array::<{element}>(version)?"),
+            )
+        }
+        // Reading these builds nothing.
+        (_, "bytes" | "records") => return decode_expression(message, field),
+        (_, kind) if scalar(kind).is_some() => return decode_expression(message, field),
+        (_, kind) => (
+            format!("reader.skip_nullable_struct::<{kind}>(version)?"),
+            format!("reader.skip::<{kind}>(1, version)?"),
+        ),
+    };
+    match null_condition(message, field).as_deref() {
+        Some("false") => full,
+        Some(condition) => format!("if {condition} {{ {null}; }} else {{ {full}; }}"),
+        None => null,
+    }
 }
 
 fn decode_expression(message: &Message, field: &Field) -> String {
     let (null, full) = match (field.is_array, field.kind.as_str()) {
-        (true, _) => (
-            "reader.nullable_array(version)?".to_owned(),
-            "reader.array(version)?".to_owned(),
-        ),
+        (true, kind) => {
+            let element = element_type(message, kind);
+            (
+                format!("reader.nullable_array::<{element}>(version)?"),
+                format!("reader.array::<{element}>(version)?"),
+            )
+        }
         (_, "string") => (
             "reader.nullable_string()?".to_owned(),
             "reader.string()?".to_owned(),
@@ -303,17 +391,26 @@ fn decode_expression(message: &Message, field: &Field) -> String {
             ),
         },
     };
-    if !is_optional(field) {
-        return full;
-    }
-    match condition(message, field.null.within(field.versions)) {
-        None => null,
-        Some(_) if field.null.covers(field.versions.within(message.versions)) => null,
+    match null_condition(message, field).as_deref() {
+        Some("false") => full,
         Some(condition) => format!("if {condition} {{ {null} }} else {{ Some({full}) }}"),
+        None => null,
     }
 }
 
-fn decode_tagged(out: &mut String, message: &Message, item: &Struct) {
+/// `if` condition for the versions in which the field may be null; `None` if in all that have it.
+fn null_condition(message: &Message, field: &Field) -> Option<String> {
+    if !is_optional(field) {
+        return Some("false".to_owned());
+    }
+    if field.null.covers(field.versions.within(message.versions)) {
+        return None;
+    }
+    condition(message, field.null.within(field.versions))
+}
+
+/// The tagged fields at the end: what is done with each that the table has.
+fn tagged(out: &mut String, message: &Message, item: &Struct, arm: impl Fn(&Field) -> String) {
     if message.flexible.is_empty() {
         return;
     }
@@ -332,9 +429,8 @@ fn decode_tagged(out: &mut String, message: &Message, item: &Struct) {
             .map_or(String::new(), |condition| format!(" if {condition}"));
         let _ = writeln!(
             out,
-            "                    {number}{guard} => out.{} = {},",
-            rust_name(field),
-            decode_expression(message, field)
+            "                    {number}{guard} => {},",
+            arm(field)
         );
     }
     out.push_str("                    _ => return Ok(false),\n                }\n                Ok(true)\n            })?;\n");

@@ -14,6 +14,12 @@ pub trait Element<'a>: Sized + Clone {
     /// [`DecodeError`].
     fn decode(reader: &mut Reader<'a>, version: i16) -> Result<Self, DecodeError>;
 
+    /// Passes over `count` of them: checks all that `decode` checks, and builds nothing.
+    ///
+    /// # Errors
+    /// [`DecodeError`], whenever `decode` returns one.
+    fn skip(reader: Reader<'a>, count: usize, version: i16) -> Result<Reader<'a>, DecodeError>;
+
     /// Writes one.
     ///
     /// # Errors
@@ -23,9 +29,6 @@ pub trait Element<'a>: Sized + Clone {
 
 #[derive(Clone)]
 enum Inner<'a, T> {
-    /// The only one, decoded. Most requests name one topic and many one partition; without this each
-    /// level of nesting would decode those below it once more.
-    One(T),
     Wire {
         bytes: &'a [u8],
         count: usize,
@@ -59,7 +62,7 @@ impl<'a, T: Element<'a>> FromIterator<T> for Array<'a, T> {
 }
 
 impl<'a, T: Element<'a>> Array<'a, T> {
-    /// `count` elements that were all decoded from `bytes` once.
+    /// `count` elements that fill `bytes` and were passed over without an error.
     pub(super) fn on_the_wire(bytes: &'a [u8], count: usize, version: i16, flexible: bool) -> Self {
         Array(Inner::Wire {
             bytes,
@@ -69,15 +72,9 @@ impl<'a, T: Element<'a>> Array<'a, T> {
         })
     }
 
-    /// One element, decoded from the wire.
-    pub(super) fn one(element: T) -> Self {
-        Array(Inner::One(element))
-    }
-
     /// How many elements there are.
     pub fn len(&self) -> usize {
         match &self.0 {
-            Inner::One(_) => 1,
             Inner::Wire { count, .. } => *count,
             Inner::Items(items) => items.len(),
         }
@@ -91,7 +88,6 @@ impl<'a, T: Element<'a>> Array<'a, T> {
     /// Walks the elements.
     pub fn iter(&self) -> Iter<'_, 'a, T> {
         match &self.0 {
-            Inner::One(element) => Iter::Items(std::slice::from_ref(element).iter()),
             Inner::Wire {
                 bytes,
                 count,
@@ -113,7 +109,6 @@ impl<'a, T: Element<'a>> Array<'a, T> {
     pub fn encode(&self, writer: &mut Writer, version: i16) -> Result<(), EncodeError> {
         writer.count(Some(self.len()));
         match &self.0 {
-            Inner::One(element) => element.encode(writer, version),
             // The items themselves, for `iter` would clone them.
             Inner::Items(items) => items
                 .iter()
@@ -153,7 +148,7 @@ impl<'a, T: Element<'a>> Iterator for Iter<'_, 'a, T> {
             } => {
                 *left = left.checked_sub(1)?;
                 let element = T::decode(reader, *version);
-                debug_assert!(element.is_ok(), "every element was decoded once");
+                debug_assert!(element.is_ok(), "every element was checked");
                 element.ok()
             }
             Iter::Items(items) => items.next().cloned(),
@@ -202,6 +197,17 @@ macro_rules! number {
             }
 
             #[inline]
+            fn skip(
+                mut reader: Reader<'a>,
+                count: usize,
+                _: i16,
+            ) -> Result<Reader<'a>, DecodeError> {
+                // Each is as wide on the wire as here.
+                reader.take(count.saturating_mul(size_of::<$type>()))?;
+                Ok(reader)
+            }
+
+            #[inline]
             fn encode(&self, writer: &mut Writer, _: i16) -> Result<(), EncodeError> {
                 writer.$name(*self);
                 Ok(())
@@ -229,6 +235,14 @@ impl<'a> Element<'a> for Cow<'a, str> {
     }
 
     #[inline]
+    fn skip(mut reader: Reader<'a>, count: usize, _: i16) -> Result<Reader<'a>, DecodeError> {
+        for _ in 0..count {
+            reader.skip_string()?;
+        }
+        Ok(reader)
+    }
+
+    #[inline]
     fn encode(&self, writer: &mut Writer, _: i16) -> Result<(), EncodeError> {
         writer.string(Some(self))
     }
@@ -238,6 +252,14 @@ impl<'a> Element<'a> for Cow<'a, [u8]> {
     #[inline]
     fn decode(reader: &mut Reader<'a>, _: i16) -> Result<Self, DecodeError> {
         reader.bytes()
+    }
+
+    #[inline]
+    fn skip(mut reader: Reader<'a>, count: usize, _: i16) -> Result<Reader<'a>, DecodeError> {
+        for _ in 0..count {
+            reader.bytes()?;
+        }
+        Ok(reader)
     }
 
     #[inline]

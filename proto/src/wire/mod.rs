@@ -1,8 +1,8 @@
 //! The encodings that all messages are made of: integers, strings, arrays, tagged fields.
 //!
-//! Reading borrows from the frame and allocates nothing: an [`Array`] is checked once, element by
-//! element, against the bytes that are there, and decoded again as it is walked. So a count of 2^31 in
-//! four bytes costs an error, not memory. Source: the Kafka protocol guide; KIP-482 for the compact
+//! Reading borrows from the frame and allocates nothing: an [`Array`] is passed over once, element by
+//! element, which checks it against the bytes that are there and builds nothing, and is decoded as it is
+//! walked. So a count of 2^31 in four bytes costs an error, not memory. Source: the Kafka protocol guide; KIP-482 for the compact
 //! and tagged forms.
 
 mod array;

@@ -203,26 +203,17 @@ impl<'a> Reader<'a> {
     #[inline]
     pub fn uvarint(&mut self) -> Result<u32, DecodeError> {
         // Nearly all are lengths and counts below 127, and the zero of no tagged fields.
-        match self.rest.split_first() {
-            Some((byte, rest)) if byte & 0x80 == 0 => {
+        match self.rest {
+            [byte, rest @ ..] if byte & 0x80 == 0 => {
                 self.rest = rest;
                 Ok(u32::from(*byte))
             }
-            _ => self.long_uvarint(),
-        }
-    }
-
-    #[cold]
-    fn long_uvarint(&mut self) -> Result<u32, DecodeError> {
-        let mut value = 0_u64;
-        for place in 0..VARINT_BYTES_MAX {
-            let [byte] = self.fixed::<1>()?;
-            value |= u64::from(byte & 0x7f) << (7 * place);
-            if byte & 0x80 == 0 {
-                return u32::try_from(value).map_err(|_| DecodeError::VarintTooLong);
+            _ => {
+                let (value, rest) = long_uvarint(self.rest)?;
+                self.rest = rest;
+                Ok(value)
             }
         }
-        Err(DecodeError::VarintTooLong)
     }
 
     /// A length that fits what is left, or `None` for null.
@@ -253,11 +244,46 @@ impl<'a> Reader<'a> {
     /// [`DecodeError`].
     #[inline]
     pub fn nullable_string(&mut self) -> Result<Option<Cow<'a, str>>, DecodeError> {
-        let Some(length) = self.length(|reader| reader.i16().map(i64::from))? else {
-            return Ok(None);
-        };
-        let text = std::str::from_utf8(self.take(length)?).map_err(|_| DecodeError::NotUtf8)?;
-        Ok(Some(Cow::Borrowed(text)))
+        match self.text()? {
+            Some(text) => Ok(Some(Cow::Borrowed(utf8(text)?))),
+            None => Ok(None),
+        }
+    }
+
+    /// The bytes of a string that may be null, unchecked.
+    #[inline]
+    fn text(&mut self) -> Result<Option<&'a [u8]>, DecodeError> {
+        match self.length(|reader| reader.i16().map(i64::from))? {
+            Some(length) => self.take(length).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Passes over a string that may be null, and says whether it is not.
+    ///
+    /// # Errors
+    /// [`DecodeError`].
+    #[inline]
+    pub fn skip_nullable_string(&mut self) -> Result<bool, DecodeError> {
+        let text = self.text()?;
+        // Nearly all are ASCII, which is seen in a fraction of the time.
+        if let Some(text) = text.filter(|text| !text.is_ascii()) {
+            utf8(text)?;
+        }
+        Ok(text.is_some())
+    }
+
+    /// Passes over a string.
+    ///
+    /// # Errors
+    /// [`DecodeError`]; null is one.
+    #[inline]
+    pub fn skip_string(&mut self) -> Result<(), DecodeError> {
+        if self.skip_nullable_string()? {
+            Ok(())
+        } else {
+            Err(DecodeError::BadLength(-1))
+        }
     }
 
     /// A string.
@@ -311,17 +337,11 @@ impl<'a> Reader<'a> {
         &mut self,
         version: i16,
     ) -> Result<Option<Array<'a, T>>, DecodeError> {
-        // An element takes at least one byte, so a count above what is left is a lie.
-        let Some(count) = self.length(|reader| reader.i32().map(i64::from))? else {
+        let Some(count) = self.count()? else {
             return Ok(None);
         };
-        if count == 1 {
-            return T::decode(self, version).map(|element| Some(Array::one(element)));
-        }
         let start = self.rest;
-        for _ in 0..count {
-            T::decode(self, version)?;
-        }
+        self.skip::<T>(count, version)?;
         let used = start.len() - self.rest.len();
         let bytes = start.get(..used).unwrap_or_default();
         Ok(Some(Array::on_the_wire(
@@ -342,6 +362,52 @@ impl<'a> Reader<'a> {
             .ok_or(DecodeError::BadLength(-1))
     }
 
+    /// How many elements follow, `None` for a null array. An element takes at least one byte, so a count above
+    /// what is left is a lie.
+    #[inline]
+    fn count(&mut self) -> Result<Option<usize>, DecodeError> {
+        self.length(|reader| reader.i32().map(i64::from))
+    }
+
+    /// Passes over `count` elements.
+    ///
+    /// # Errors
+    /// [`DecodeError`].
+    #[inline]
+    pub fn skip<T: Element<'a>>(&mut self, count: usize, version: i16) -> Result<(), DecodeError> {
+        if count > 0 {
+            *self = T::skip(self.clone(), count, version)?;
+        }
+        Ok(())
+    }
+
+    /// Passes over an array that may be null, and says whether it is not.
+    ///
+    /// # Errors
+    /// [`DecodeError`].
+    #[inline]
+    pub fn skip_nullable_array<T: Element<'a>>(
+        &mut self,
+        version: i16,
+    ) -> Result<bool, DecodeError> {
+        let count = self.count()?;
+        self.skip::<T>(count.unwrap_or(0), version)?;
+        Ok(count.is_some())
+    }
+
+    /// Passes over an array.
+    ///
+    /// # Errors
+    /// [`DecodeError`]; null is one.
+    #[inline]
+    pub fn skip_array<T: Element<'a>>(&mut self, version: i16) -> Result<(), DecodeError> {
+        if self.skip_nullable_array::<T>(version)? {
+            Ok(())
+        } else {
+            Err(DecodeError::BadLength(-1))
+        }
+    }
+
     /// A struct that may be null: one byte says which, -1 for null.
     ///
     /// # Errors
@@ -357,6 +423,21 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Passes over a struct that may be null.
+    ///
+    /// # Errors
+    /// [`DecodeError`].
+    pub fn skip_nullable_struct<T: Element<'a>>(
+        &mut self,
+        version: i16,
+    ) -> Result<(), DecodeError> {
+        if self.i8()? < 0 {
+            Ok(())
+        } else {
+            self.skip::<T>(1, version)
+        }
+    }
+
     /// The tagged fields at the end of a struct. `field` reads those it knows and says whether it did;
     /// the rest is skipped.
     ///
@@ -365,23 +446,59 @@ impl<'a> Reader<'a> {
     #[inline]
     pub fn tagged(
         &mut self,
-        mut field: impl FnMut(u32, &mut Reader<'a>) -> Result<bool, DecodeError>,
+        field: impl FnMut(u32, &mut Reader<'a>) -> Result<bool, DecodeError>,
     ) -> Result<(), DecodeError> {
-        if !self.flexible {
-            return Ok(());
-        }
-        let count = self.uvarint()?;
-        for _ in 0..count {
-            let tag = self.uvarint()?;
-            let size = self.uvarint()? as usize;
-            let mut inside = Reader {
-                rest: self.take(size)?,
-                flexible: true,
-            };
-            if field(tag, &mut inside)? {
-                inside.finish()?;
+        if self.flexible {
+            let count = self.uvarint()?;
+            if count > 0 {
+                self.rest = tagged_fields(self.rest, count, field)?;
             }
         }
         Ok(())
     }
+}
+
+// What is rare stands apart, and takes and returns positions by value: a reader that nobody holds a reference
+// to stays in registers.
+
+fn utf8(bytes: &[u8]) -> Result<&str, DecodeError> {
+    std::str::from_utf8(bytes).map_err(|_| DecodeError::NotUtf8)
+}
+
+/// An unsigned varint, and what follows it.
+#[inline(never)]
+fn long_uvarint(mut rest: &[u8]) -> Result<(u32, &[u8]), DecodeError> {
+    let mut value = 0_u64;
+    for place in 0..VARINT_BYTES_MAX {
+        let Some((byte, after)) = rest.split_first() else {
+            return Err(DecodeError::Truncated { wanted: 1, left: 0 });
+        };
+        rest = after;
+        value |= u64::from(byte & 0x7f) << (7 * place);
+        if byte & 0x80 == 0 {
+            let value = u32::try_from(value).map_err(|_| DecodeError::VarintTooLong)?;
+            return Ok((value, rest));
+        }
+    }
+    Err(DecodeError::VarintTooLong)
+}
+
+/// So many tagged fields, and what follows them.
+#[cold]
+#[inline(never)]
+fn tagged_fields<'a>(
+    rest: &'a [u8],
+    count: u32,
+    mut field: impl FnMut(u32, &mut Reader<'a>) -> Result<bool, DecodeError>,
+) -> Result<&'a [u8], DecodeError> {
+    let mut reader = Reader::resume(rest, true);
+    for _ in 0..count {
+        let tag = reader.uvarint()?;
+        let size = reader.uvarint()? as usize;
+        let mut inside = Reader::resume(reader.take(size)?, true);
+        if field(tag, &mut inside)? {
+            inside.finish()?;
+        }
+    }
+    Ok(reader.rest)
 }

@@ -96,8 +96,8 @@ fn a_message_cut_anywhere_is_refused() {
 
 #[test]
 fn damaged_messages_are_read_or_refused() {
-    // Proves that random damage and random bytes never panic nor allocate, and that what is still read can
-    // be walked and written.
+    // Proves that random damage and random bytes never panic nor allocate, that passing over a message checks
+    // what reading it does, and that what is still read can be walked and written.
     const SEEDS: u64 = 60;
     each_version(|message, subject, version| {
         for seed in 0..SEEDS {
@@ -117,6 +117,11 @@ fn damaged_messages_are_read_or_refused() {
             let mut read = Ok(());
             let used = measure(|| read = (subject.decode)(&bytes, version));
             let at = format!("{} {version}, seed {seed}", message.name);
+            let [left, skipped] = (subject.left)(&bytes, version);
+            assert_eq!(
+                left, skipped,
+                "{at}: what is read must be what is passed over"
+            );
             assert_eq!(used.bytes_total, ALLOCATED_MAX, "{at}");
             if read.is_ok() {
                 assert!((subject.recode)(&bytes, version).is_ok(), "{at}");

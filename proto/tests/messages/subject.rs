@@ -13,6 +13,8 @@ pub(crate) struct Subject {
     pub(crate) oracle_versions: (i16, i16),
     /// Reads a message, which must end with the bytes, and drops it.
     pub(crate) decode: fn(&[u8], i16) -> Result<(), DecodeError>,
+    /// How many bytes are left behind a message, as reading it says and as passing over it says.
+    pub(crate) left: fn(&[u8], i16) -> [Option<usize>; 2],
     /// Reads a message and writes it again.
     pub(crate) recode: fn(&[u8], i16) -> Result<Vec<u8>, EncodeError>,
     /// Whether a message equals itself once written and read again, and the default one too.
@@ -27,6 +29,17 @@ fn read<'a, M: Message<'a>>(bytes: &'a [u8], version: i16) -> Result<M, DecodeEr
     let mut reader = Reader::new(bytes);
     let message = M::read(&mut reader, version)?;
     reader.finish().map(|()| message)
+}
+
+fn left<'a, M: Message<'a>>(bytes: &'a [u8], version: i16) -> [Option<usize>; 2] {
+    let mut reader = Reader::new(bytes);
+    reader.set_flexible(version >= M::FLEXIBLE_FROM);
+    let skipped = M::skip(reader.clone(), 1, version);
+    let read = M::decode(&mut reader, version);
+    [
+        read.ok().map(|_| reader.rest().len()),
+        skipped.ok().map(|reader| reader.rest().len()),
+    ]
 }
 
 fn write<'a, M: Message<'a>>(message: &M, version: i16) -> Result<Vec<u8>, EncodeError> {
@@ -66,6 +79,7 @@ macro_rules! subjects {
                 kafka_protocol::messages::$name::VERSIONS.max,
             ),
             decode: |bytes, version| read::<messages::$name>(bytes, version).map(|_| ()),
+            left: |bytes, version| left::<messages::$name>(bytes, version),
             recode: |bytes, version| {
                 let message = read::<messages::$name>(bytes, version).expect("it can be read");
                 write(&message, version)
