@@ -249,8 +249,9 @@ fn structure(out: &mut String, message: &Message, item: &Struct) {
     skip(out, message, item);
     out.push_str("        }\n\n        #[inline]\n        fn encode(&self, writer: &mut Writer, version: i16) -> Result<(), EncodeError> {\n            let _ = version;\n");
     for field in &item.fields {
-        encode_plain(out, message, field);
+        refuse_absent(out, message, field);
     }
+    encode_plain(out, message, item);
     encode_tagged(out, message, item);
     out.push_str("        }\n    }\n\n");
 }
@@ -467,13 +468,42 @@ fn says_something(field: &Field) -> Option<String> {
     }
 }
 
-fn encode_plain(out: &mut String, message: &Message, field: &Field) {
-    let versions = plain_versions(field);
-    guarded(
-        out,
-        condition(message, versions),
-        &encode_statement(message, field),
-    );
+/// Writes the fields that are not tagged. Neighbours of fixed width are one run.
+fn encode_plain(out: &mut String, message: &Message, item: &Struct) {
+    let plain = item.fields.iter().filter_map(|field| {
+        let condition = condition(message, plain_versions(field));
+        (condition.as_deref() != Some("false")).then_some((field, condition))
+    });
+    let plain: Vec<_> = plain.collect();
+    let is_fixed = |field: &Field| !field.is_array && scalar(&field.kind).is_some();
+    for fields in plain.chunk_by(|(left, _), (right, _)| is_fixed(left) && is_fixed(right)) {
+        if let [(field, condition)] = fields {
+            guarded(out, condition.clone(), &encode_statement(message, field));
+            continue;
+        }
+        let widths = fields.iter().filter_map(|(field, _)| scalar(&field.kind));
+        let widths: Vec<_> = widths
+            .map(|(rust, _)| format!("size_of::<{rust}>()"))
+            .collect();
+        let _ = writeln!(
+            out,
+            "            writer.run::<{{ {} }}>(|run| {{",
+            widths.join(" + ")
+        );
+        for (field, condition) in fields {
+            let (_, method) = scalar(&field.kind).expect("runs are of fixed width");
+            guarded(
+                out,
+                condition.clone(),
+                &format!("run.{method}(self.{});", rust_name(field)),
+            );
+        }
+        out.push_str("            });\n");
+    }
+}
+
+/// Refuses to leave out what a version has no place for.
+fn refuse_absent(out: &mut String, message: &Message, field: &Field) {
     let Some(condition) = condition(message, field.versions) else {
         return;
     };
@@ -572,7 +602,7 @@ fn encode_tagged(out: &mut String, message: &Message, item: &Struct) {
             present(field, *versions)
         );
     }
-    out.push_str("            writer.uvarint(count);\n");
+    out.push_str("            writer.uvarint(count);\n            if count == 0 {\n                return Ok(());\n            }\n");
     for (field, (number, versions)) in &tagged {
         let _ = writeln!(
             out,

@@ -106,17 +106,26 @@ impl<'a, T: Element<'a>> Array<'a, T> {
     ///
     /// # Errors
     /// [`EncodeError`].
+    #[inline]
     pub fn encode(&self, writer: &mut Writer, version: i16) -> Result<(), EncodeError> {
         writer.count(Some(self.len()));
         match &self.0 {
             // The items themselves, for `iter` would clone them.
-            Inner::Items(items) => items
-                .iter()
-                .try_for_each(|item| item.encode(writer, version)),
-            Inner::Wire { .. } => self
-                .iter()
-                .try_for_each(|item| item.encode(writer, version)),
+            Inner::Items(items) => {
+                for item in items {
+                    item.encode(writer, version)?;
+                }
+                Ok(())
+            }
+            Inner::Wire { .. } => self.encode_again(writer, version),
         }
+    }
+
+    /// Received elements, sent on.
+    #[cold]
+    fn encode_again(&self, writer: &mut Writer, version: i16) -> Result<(), EncodeError> {
+        self.iter()
+            .try_for_each(|item| item.encode(writer, version))
     }
 }
 

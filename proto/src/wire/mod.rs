@@ -11,7 +11,7 @@ mod writer;
 
 pub use array::{Array, Element};
 pub use reader::{DecodeError, Reader};
-pub use writer::{EncodeError, Splice, Writer};
+pub use writer::{EncodeError, Run, Splice, Writer};
 
 /// The bytes of record batches in a message.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -70,3 +70,39 @@ fn spliced_bytes_count_but_are_not_copied() {
         ]
     );
 }
+
+#[test]
+fn varints_of_every_length_return() {
+    // Proves both sides of each boundary between two lengths, as lengths of 1 to 5 bytes.
+    for (shift, bytes) in [(7, 1), (14, 2), (21, 3), (28, 4), (32, 5)] {
+        let first_too_long = 1_u64 << shift;
+        let values = [first_too_long - 1, first_too_long].map(u32::try_from);
+        for (value, bytes) in values.into_iter().flatten().zip([bytes, bytes + 1]) {
+            let mut writer = Writer::new();
+            writer.uvarint(value);
+            assert_eq!(writer.len(), bytes, "{value}");
+            let mut reader = Reader::new(writer.as_slice());
+            assert_eq!(reader.uvarint(), Ok(value));
+            assert_eq!(reader.finish(), Ok(()), "{value}");
+        }
+    }
+}
+
+#[test]
+fn a_run_keeps_only_what_was_written() {
+    // Proves that a field left out of a run leaves no gap, and that what follows stands right behind it.
+    for with_second in [false, true] {
+        let mut writer = Writer::new();
+        writer.i8(9);
+        writer.run::<{ 2 + 4 + 1 }>(|run| {
+            run.i16(0x0102);
+            if with_second {
+                run.i32(-1);
+            }
+            run.bool(true);
+        });
+        writer.i8(8);
+        let second: &[u8] = if with_second { &[0xff; 4] } else { &[] };
+        assert_eq!(writer.as_slice(), [&[9, 1, 2], second, &[1, 8]].concat());
+    }
+}

@@ -108,6 +108,20 @@ impl Writer {
         self.out.extend_from_slice(bytes);
     }
 
+    /// Fields of fixed width, at most `ROOM` bytes of them, with one look at the memory for all.
+    #[inline]
+    pub fn run<const ROOM: usize>(&mut self, write: impl FnOnce(&mut Run<'_>)) {
+        let start = self.out.len();
+        // A store or two; with the room known, nothing is left to check for each field.
+        self.out.extend_from_slice(&[0; ROOM]);
+        if let Some(room) = self.out.last_chunk_mut::<ROOM>() {
+            let mut run = Run { room };
+            write(&mut run);
+            let left = run.room.len();
+            self.out.truncate(start + (ROOM - left));
+        }
+    }
+
     /// One byte.
     #[inline]
     pub fn i8(&mut self, value: i8) {
@@ -164,14 +178,28 @@ impl Writer {
 
     /// An unsigned varint.
     #[inline]
-    pub fn uvarint(&mut self, mut value: u32) {
-        while value >= 0x80 {
-            self.out.push(value.to_le_bytes()[0] | 0x80);
-            value >>= 7;
+    pub fn uvarint(&mut self, value: u32) {
+        // Nearly all are lengths and counts below 127, and the zero of no tagged fields.
+        match u8::try_from(value) {
+            Ok(byte) if byte < 0x80 => self.out.push(byte),
+            _ => self.long_uvarint(value),
         }
-        self.out.push(value.to_le_bytes()[0]);
     }
 
+    #[inline(never)]
+    fn long_uvarint(&mut self, value: u32) {
+        let byte = |place: u32| (value >> (7 * place)).to_le_bytes()[0] | 0x80;
+        let last = |place: u32| byte(place) & 0x7f;
+        match value {
+            // The records of most messages, and of a batch up to 2 MiB.
+            0..0x4000 => self.raw(&[byte(0), last(1)]),
+            0x4000..0x20_0000 => self.raw(&[byte(0), byte(1), last(2)]),
+            0x20_0000..0x1000_0000 => self.raw(&[byte(0), byte(1), byte(2), last(3)]),
+            _ => self.raw(&[byte(0), byte(1), byte(2), byte(3), last(4)]),
+        }
+    }
+
+    #[inline]
     fn compact(&mut self, length: Option<usize>) -> Result<(), EncodeError> {
         let said = length.map_or(Some(0), |length| u32::try_from(length).ok()?.checked_add(1));
         self.uvarint(said.ok_or(EncodeError::TooLong(length.unwrap_or_default()))?);
@@ -195,6 +223,7 @@ impl Writer {
         Ok(())
     }
 
+    #[inline]
     fn bytes_length(&mut self, length: Option<usize>) -> Result<(), EncodeError> {
         if self.flexible {
             return self.compact(length);
@@ -241,10 +270,11 @@ impl Writer {
     #[inline]
     pub fn count(&mut self, count: Option<usize>) {
         // An array in memory never has 2^31 elements: each takes at least a byte of 2 GiB.
+        let count = count.map_or(-1, |count| i32::try_from(count).unwrap_or(i32::MAX));
         if self.flexible {
-            self.uvarint(count.map_or(0, |count| u32::try_from(count).unwrap_or(u32::MAX - 1) + 1));
+            self.uvarint(count.cast_unsigned().wrapping_add(1));
         } else {
-            self.i32(count.map_or(-1, |count| i32::try_from(count).unwrap_or(i32::MAX)));
+            self.i32(count);
         }
     }
 
@@ -273,6 +303,7 @@ impl Writer {
     ///
     /// # Errors
     /// [`EncodeError`].
+    #[cold]
     pub fn tagged(
         &mut self,
         tag: u32,
@@ -295,5 +326,60 @@ impl Writer {
             }));
         self.raw(&inside.out);
         Ok(())
+    }
+}
+
+/// Fields of fixed width being written; see [`Writer::run`].
+#[derive(Debug)]
+pub struct Run<'w> {
+    room: &'w mut [u8],
+}
+
+impl Run<'_> {
+    #[inline]
+    fn put<const WIDTH: usize>(&mut self, bytes: [u8; WIDTH]) {
+        // The generator counts the room from the fields it writes.
+        let room = std::mem::take(&mut self.room);
+        let (place, room) = room
+            .split_first_chunk_mut()
+            .expect("the run has room for its fields");
+        *place = bytes;
+        self.room = room;
+    }
+}
+
+macro_rules! fixed {
+    ($($name:ident: $type:ty;)*) => {
+        impl Run<'_> {$(
+            /// As [`Writer`] does.
+            #[inline]
+            pub fn $name(&mut self, value: $type) {
+                self.put(value.to_be_bytes());
+            }
+        )*}
+    };
+}
+
+fixed! {
+    i8: i8;
+    i16: i16;
+    u16: u16;
+    i32: i32;
+    u32: u32;
+    i64: i64;
+    f64: f64;
+}
+
+impl Run<'_> {
+    /// 1 or 0.
+    #[inline]
+    pub fn bool(&mut self, value: bool) {
+        self.put([u8::from(value)]);
+    }
+
+    /// Sixteen bytes.
+    #[inline]
+    pub fn uuid(&mut self, value: TopicId) {
+        self.put(value.0);
     }
 }
