@@ -31,6 +31,7 @@ pub fn of_storage(failed: &StorageError) -> ErrorCode {
     match failed {
         StorageError::OffsetOutOfRange { .. } => ErrorCode::OffsetOutOfRange,
         StorageError::UnknownPartition(_) => ErrorCode::UnknownTopicOrPartition,
+        StorageError::Undecodable { .. } => ErrorCode::CorruptMessage,
         StorageError::Corrupt { .. }
         | StorageError::OtherVersion { .. }
         | StorageError::NoSpace { .. }

@@ -22,11 +22,32 @@ use crate::key_hash::KeyHash;
 
 /// What a batch may unfold to while it is cleaned: that much memory a lane takes for it, and as
 /// long the core is busy with it. One that unfolds further stays as it is.
-const LIMITS: DecompressLimits = DecompressLimits {
+pub(crate) const LIMITS: DecompressLimits = DecompressLimits {
     bytes_max: 64 << 20,
     ratio_max: 1_000,
     ratio_free_bytes: 4 << 20,
 };
+
+/// Goes through the keys of a batch's records; markers have none.
+///
+/// # Errors
+/// When the batch does not unfold within the limits: what it holds behind that is not known.
+pub(crate) fn for_each_key(
+    bytes: &[u8],
+    scratch: &mut Vec<u8>,
+    mut see: impl FnMut(&[u8]),
+) -> Result<(), RecordsError> {
+    let (batch, _) = BatchView::split_first(bytes)?;
+    if batch.attributes().is_control() {
+        return Ok(());
+    }
+    for record in batch.records(scratch, LIMITS)? {
+        if let Some(key) = record?.key {
+            see(key);
+        }
+    }
+    Ok(())
+}
 
 /// What a topic's settings say about its compaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use streambus_proto::ids::Offset;
+use streambus_proto::records::RecordsError;
 use streambus_shards::DiskError;
 use thiserror::Error;
 
@@ -68,6 +69,17 @@ pub enum StorageError {
         log_start: Offset,
         /// Offset after the last one.
         log_end: Offset,
+    },
+    /// A stored batch cannot be unfolded: it is larger than is allowed, or was never a sound one. What
+    /// keys it holds is not known; it is returned to readers as it is.
+    #[error("the batch at offset {offset:?} of {partition} cannot be unfolded: {source}")]
+    Undecodable {
+        /// Whose batch.
+        partition: PartitionKey,
+        /// Its base offset.
+        offset: Offset,
+        /// What is wrong with it.
+        source: RecordsError,
     },
     /// A setting is out of its bounds.
     #[error("{setting}: {why}")]

@@ -11,6 +11,7 @@ mod collect;
 mod commit;
 mod flush;
 mod keep;
+mod lookup;
 mod merge;
 mod open;
 mod read;
@@ -29,6 +30,7 @@ use streambus_shards::sync::Notify;
 use streambus_shards::{Queue, Task, spawn_in};
 
 pub(crate) use self::flush::write_manifest;
+pub use self::lookup::KeyHit;
 pub(crate) use self::open::free_name;
 pub use self::open::{RecoveredPartition, Recovery};
 pub use self::read::{Batches, ColdRead, ReadPlan, TimestampHit};

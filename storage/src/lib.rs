@@ -41,12 +41,12 @@
 //! CRCs are CRC-32 (IEEE) that start from the lane's nonce. A commit is written once, and never
 //! touched again before its file is recycled under a new epoch; at most one is under way.
 //!
-//! # Table, version 1: `table-<id>.tbl`
+//! # Table, version 2: `table-<id>.tbl`
 //!
 //! ```text
-//! | batches by (partition, offset), nothing in between | zeros to 4096 |
-//! | footer                                             | zeros to 4096 |
-//! | trailer (64)                                       | zeros to 4096 |
+//! | batches by (partition, offset), then filters, nothing in between | zeros to 4096 |
+//! | footer                                                           | zeros to 4096 |
+//! | trailer (64)                                                     | zeros to 4096 |
 //!
 //! footer   id u64, block bytes u32, data bytes u64,
 //!          blocks u32, then a crc u32 for each block of the batches,
@@ -54,11 +54,21 @@
 //!            topic id 16 bytes, partition i32, start offset i64, end offset i64,
 //!            position u64, bytes u64, largest timestamp i64,
 //!            index entries u32, then for each: offset i64, position u64, largest timestamp i64
+//!            filters u32, then for each:
+//!              first segment u32, segments u32, position u64, bytes u32, probes u32
+//! filter    as few pages as 4096 bytes each allow, all of a multiple of 64 bytes; bit n is bit n % 8 of byte n / 8
 //! trailer   0 magic "SBTB" u32   4 version u16   6 0 u16   8 id u64
 //!          16 footer position u64  24 footer bytes u32  28 footer crc u32  32 0…  60 crc u32
 //! ```
 //!
-//! CRCs cover the lane's nonce, the table's id, the position, the bytes and their length.
+//! CRCs cover the lane's nonce, the table's id, the position, the bytes and their length. Blocks
+//! are of the batches and filters together.
+//!
+//! Filters are on the keys of compacted partitions. A segment is four index entries; a key goes in with
+//! its segment's number, as `probes` bits of the page that the key's hash alone names, so that one page
+//! tells which segments may hold it (`table/filter.rs` has the arithmetic, `wal/record.rs` the nonce that
+//! keys the hash). Segments that no filter covers may hold any key. Version 1, which is read as well, has
+//! no filters.
 //!
 //! # Manifest, version 2: `MANIFEST`
 //!
@@ -118,7 +128,7 @@ pub use config::{LaneConfig, SyncMode};
 pub use error::{AppendError, StorageError};
 pub use key::PartitionKey;
 pub use lane::{
-    Appended, Batches, ColdRead, Lane, ReadPlan, RecoveredPartition, Recovery, TimestampHit,
+    Appended, Batches, ColdRead, KeyHit, Lane, ReadPlan, RecoveredPartition, Recovery, TimestampHit,
 };
 pub use observer::{CommitMeasured, LaneObserver};
 pub use stats::LaneStats;

@@ -55,6 +55,9 @@ pub(crate) struct Partition {
     pub(crate) annotation: Option<Annotation>,
     /// Up to here it was cleaned: see [`PartitionEntry::cleaned_end`].
     pub(crate) cleaned_end: Offset,
+    /// Its tables get filters on the keys. Not durable: a partition is one if its tables have them,
+    /// or once its owner asks for it to be cleaned.
+    pub(crate) keyed: bool,
     /// The memtable that its last batch went to, and its range's number there.
     pub(crate) memtable: Option<(u64, usize)>,
     /// The commit that its last batch went to, and its number among that commit's ends.
@@ -74,6 +77,7 @@ impl Partition {
             mem: MemLog::default(),
             annotation: None,
             cleaned_end: Offset(0),
+            keyed: false,
             memtable: None,
             commit: None,
         }

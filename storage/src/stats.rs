@@ -39,6 +39,14 @@ pub struct LaneStats {
     pub cache_hits: u64,
     /// Cold reads that had to read the disk.
     pub cache_misses: u64,
+    /// Look-ups of the newest record of a key.
+    pub key_lookups: u64,
+    /// Tables whose filters they asked.
+    pub key_tables_asked: u64,
+    /// Tables whose batches they read, whether the key was there or not.
+    pub key_tables_read: u64,
+    /// Of those, tables in which it was not.
+    pub key_tables_read_in_vain: u64,
     /// Memory that the block cache holds now.
     pub cache_bytes: u64,
     /// Memory that memtables hold now.

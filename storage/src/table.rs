@@ -1,10 +1,11 @@
 //! Sorted tables: what memtables become on disk.
 //!
-//! `footer` says what the bytes mean, `layout` works out blocks and index while batches are added,
-//! `writer` moves them to disk, `reader` finds and verifies them, `cursor`
-//! reads on from one to the next.
+//! `footer` says what the bytes mean, `layout` works out blocks, index and filters while batches are
+//! added, `filter` says which segments may hold a key, `writer` moves bytes to disk, `reader` finds
+//! and verifies them, `cursor` reads on from one to the next.
 
 pub(crate) mod cursor;
+pub(crate) mod filter;
 pub(crate) mod footer;
 pub(crate) mod layout;
 pub(crate) mod reader;

@@ -81,16 +81,18 @@ impl Lane {
     /// `upto` must be at or below the last stable offset: what is decided may be replaced.
     pub fn clean(&self, key: PartitionKey, policy: CleanPolicy, upto: Offset, now_ms: i64) -> bool {
         let mut state = self.state.borrow_mut();
-        let Some(partition) = state.partition(key) else {
+        let Some(partition) = state.partition_mut(key) else {
             return false;
         };
+        partition.keyed = true;
         let request = CleanRequest {
             key,
             policy,
             upto: upto.min(partition.durable_end),
             now_ms,
         };
-        if !request.is_due(partition) || state.cleans.len() >= WAITING_MAX {
+        let due = request.is_due(partition);
+        if !due || state.cleans.len() >= WAITING_MAX {
             return false;
         }
         if state.cleans.iter().all(|waiting| waiting.key != key) {
@@ -424,7 +426,7 @@ impl Cleaning {
                 Remains::Nothing => continue,
             };
             group.kept_bytes += kept.len() as u64;
-            group.writer.push(key, &mem_batch(kept)).await?;
+            group.writer.push(key, &mem_batch(kept), true).await?;
             yield_if_needed().await;
         }
         assert!(at > 0, "a cleaning that goes nowhere");

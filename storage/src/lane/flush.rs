@@ -25,6 +25,7 @@ use crate::table::writer::TableWriter;
 /// One partition's batches on their way into a table.
 struct Part {
     key: PartitionKey,
+    keyed: bool,
     bytes: u64,
     batches: Vec<MemBatch>,
 }
@@ -80,6 +81,7 @@ impl Lane {
                 let bytes = batches.iter().map(|batch| batch.bytes.len() as u64).sum();
                 parts.push(Part {
                     key: partition.key,
+                    keyed: partition.keyed,
                     bytes,
                     batches,
                 });
@@ -150,7 +152,7 @@ impl Lane {
         let mut writer = created?;
         for part in parts {
             for batch in &part.batches {
-                writer.push(part.key, batch).await?;
+                writer.push(part.key, batch, part.keyed).await?;
             }
             yield_if_needed().await;
         }

@@ -48,6 +48,8 @@ struct Piece {
     bytes: u64,
     /// Batches that end before this are left out.
     log_start: Offset,
+    /// The output has filters on its keys.
+    keyed: bool,
 }
 
 /// The output that is being written.
@@ -247,7 +249,7 @@ async fn copy_some(
                 max_timestamp: info.max_timestamp,
                 bytes: bytes.slice(at..at + info.bytes),
             };
-            writer.push(piece.key, &batch).await?;
+            writer.push(piece.key, &batch, piece.keyed).await?;
         }
         at += info.bytes;
     }
@@ -322,7 +324,7 @@ impl State {
         let limit = self.config.rewrite_dead_percent;
         let mut tables = self.tables.iter().filter(|(_, live)| !live.unreadable);
         let over = tables.find(|(_, live)| {
-            let data = live.table.footer.data_bytes;
+            let data = live.table.footer.batch_bytes();
             live.live_bytes > 0 && (data - live.live_bytes) * 100 >= data * limit
         });
         over.map(|(id, _)| *id)
@@ -373,6 +375,7 @@ impl State {
                     part,
                     bytes: entry.bytes,
                     log_start: partition.log_start,
+                    keyed: partition.keyed,
                 })
             })
             .collect()
@@ -417,6 +420,7 @@ mod tests {
             part: 0,
             bytes,
             log_start: Offset(0),
+            keyed: false,
         }
     }
 

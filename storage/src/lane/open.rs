@@ -306,6 +306,7 @@ impl Opening {
             return Err(StorageError::corrupt(range.table.path(), position, what));
         }
         partition.log_end = range.end;
+        partition.keyed |= !range.part().filters.is_empty();
         let (id, bytes) = (range.table.id(), range.part().bytes);
         partition.ranges.push(range);
         let live = self.state.tables.get_mut(&id).expect("just opened");

@@ -78,7 +78,7 @@ impl LiveTable {
         self.live_bytes += bytes;
         self.live_parts += 1;
         assert!(
-            self.live_bytes <= self.table.footer.data_bytes,
+            self.live_bytes <= self.table.footer.batch_bytes(),
             "more of a table in use than it holds"
         );
     }

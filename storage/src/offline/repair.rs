@@ -153,7 +153,7 @@ async fn fill_table(
     let mut writer = TableWriter::create(dir, nonce, id, 1, &config).await?;
     for one in lost {
         for batch in fill(*one, manifest) {
-            writer.push(one.key, &batch).await?;
+            writer.push(one.key, &batch, false).await?;
         }
     }
     Ok(TableEntry {
@@ -181,6 +181,7 @@ async fn rewrite(
     };
     let mut writer = None;
     for part in tables::live_parts(&table, &entry) {
+        let keyed = !part.filters.is_empty();
         let mut walk = Walk::new(&table, part, &bad);
         while let Some(step) = walk.next().await? {
             if writer.is_none() {
@@ -202,7 +203,7 @@ async fn rewrite(
             };
             let writer = writer.as_mut().expect("made for the first batch");
             for batch in &batches {
-                writer.push(part.key, batch).await?;
+                writer.push(part.key, batch, keyed).await?;
             }
         }
     }

@@ -4,12 +4,15 @@
 use crc32fast::Hasher;
 use streambus_proto::ids::{Offset, TopicId};
 
+use super::filter::{PAGE_UNIT_BYTES, PROBES_MAX, SEGMENT_ENTRIES, pages_of};
 use crate::codec::{Decoder, Encoder, Malformed};
 use crate::key::PartitionKey;
 use crate::wal::record::{BLOCK_BYTES, Nonce};
 
-/// Version of the table format that this build writes, and the only one that it reads.
-pub(crate) const TABLE_VERSION: u16 = 1;
+/// Version of the table format that this build writes. It reads version 1 as well, which has no
+/// filters.
+pub(crate) const TABLE_VERSION: u16 = 2;
+const VERSION_BEFORE_FILTERS: u16 = 1;
 /// The trailer stands in a block of its own at the end of the file.
 pub(crate) const TRAILER_BYTES: usize = 64;
 
@@ -17,6 +20,7 @@ const TABLE_MAGIC: u32 = u32::from_le_bytes(*b"SBTB");
 const CRC_POSITION: usize = TRAILER_BYTES - 4;
 const INDEX_ENTRY_BYTES: usize = 24;
 const PARTITION_BYTES_MIN: usize = 64;
+const FILTER_BYTES: usize = 24;
 
 /// Where batches of a partition begin in the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +31,19 @@ pub(crate) struct IndexEntry {
     pub(crate) position: u64,
     /// Largest timestamp of the batches from here up to the next entry.
     pub(crate) max_timestamp: i64,
+}
+
+/// A Bloom filter over the keys of some segments of a part: see the `filter` module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KeyFilter {
+    /// The segments whose keys it has.
+    pub(crate) first_segment: u32,
+    pub(crate) segments: u32,
+    /// Where it lies in the table, behind the batches.
+    pub(crate) position: u64,
+    pub(crate) bytes: u32,
+    /// Bits that stand for an entry.
+    pub(crate) probes: u32,
 }
 
 /// A partition's contiguous part of a table.
@@ -43,6 +60,8 @@ pub(crate) struct TablePart {
     pub(crate) max_timestamp: i64,
     /// Sparse, by offset and position; the first entry is the first batch.
     pub(crate) index: Vec<IndexEntry>,
+    /// By segment. Segments that none of them covers may hold any key.
+    pub(crate) filters: Vec<KeyFilter>,
 }
 
 impl TablePart {
@@ -59,6 +78,21 @@ impl TablePart {
         )
     }
 
+    /// Segments of the part: so many entries of its index are one.
+    pub(crate) fn segments(&self) -> u32 {
+        let segments = self.index.len().div_ceil(SEGMENT_ENTRIES);
+        u32::try_from(segments).expect("an index has fewer than 2^32 entries")
+    }
+
+    /// Where the batches of a segment lie in the table.
+    pub(crate) fn segment_range(&self, segment: u32) -> std::ops::Range<u64> {
+        let first = segment as usize * SEGMENT_ENTRIES;
+        let start = self.index.get(first).map(|entry| entry.position);
+        let start = start.expect("a segment of the part");
+        let last = (first + SEGMENT_ENTRIES).min(self.index.len()) - 1;
+        start..self.stride_end(last)
+    }
+
     /// Where the batches of index entry `at` end.
     pub(crate) fn stride_end(&self, at: usize) -> u64 {
         self.index
@@ -72,7 +106,7 @@ impl TablePart {
 pub(crate) struct Footer {
     pub(crate) id: u64,
     pub(crate) block_bytes: usize,
-    /// Bytes of batches, without the padding to whole I/O blocks.
+    /// Bytes of batches and of filters behind them, without the padding to whole I/O blocks.
     pub(crate) data_bytes: u64,
     /// One for each block of `block_bytes`; the last block may be shorter.
     pub(crate) block_crcs: Vec<u32>,
@@ -81,9 +115,16 @@ pub(crate) struct Footer {
 }
 
 impl Footer {
+    /// Bytes of batches alone.
+    pub(crate) fn batch_bytes(&self) -> u64 {
+        self.parts
+            .last()
+            .map_or(0, |last| last.position + last.bytes)
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let index: usize = self.parts.iter().map(|part| part.index.len()).sum();
-        let bytes = 64 + self.block_crcs.len() * 4 + self.parts.len() * 80 + index * 24;
+        let bytes = 64 + self.block_crcs.len() * 4 + self.parts.len() * 112 + index * 24;
         let mut encoder = Encoder::with_capacity(bytes);
         encoder.u64(self.id);
         encoder.count(self.block_bytes);
@@ -100,7 +141,7 @@ impl Footer {
     }
 
     /// Reads a footer whose CRC was found right, and checks that it agrees with itself.
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Footer, Malformed> {
+    pub(crate) fn decode(bytes: &[u8], version: u16) -> Result<Footer, Malformed> {
         let mut decoder = Decoder::new(bytes);
         let id = decoder.u64()?;
         let block_bytes = usize::try_from(decoder.u32()?).map_err(|_| Malformed)?;
@@ -111,7 +152,7 @@ impl Footer {
             .collect::<Result<Vec<_>, _>>()?;
         let parts = decoder.count(PARTITION_BYTES_MIN)?;
         let parts = (0..parts)
-            .map(|_| decode_part(&mut decoder))
+            .map(|_| decode_part(&mut decoder, version))
             .collect::<Result<Vec<_>, _>>()?;
         decoder.finish()?;
         let footer = Footer {
@@ -161,6 +202,33 @@ impl Footer {
             }
             previous = Some(part.key);
         }
+        self.filters_follow(end)
+    }
+
+    /// Whether the filters lie one behind the other from `end` on, up to the end of the data.
+    fn filters_follow(&self, mut end: u64) -> bool {
+        for part in &self.parts {
+            let mut segment = 0;
+            for filter in &part.filters {
+                let last = filter.first_segment.checked_add(filter.segments);
+                let covers = filter.first_segment >= segment
+                    && filter.segments > 0
+                    && last.is_some_and(|last| last <= part.segments());
+                let (pages, page_bytes) = pages_of(filter.bytes as usize);
+                let whole = page_bytes > 0
+                    && page_bytes.is_multiple_of(PAGE_UNIT_BYTES)
+                    && pages * page_bytes == filter.bytes as usize;
+                let probes = (1..=PROBES_MAX).contains(&filter.probes);
+                if !covers || !whole || !probes || filter.position != end {
+                    return false;
+                }
+                segment = filter.first_segment + filter.segments;
+                end = match end.checked_add(u64::from(filter.bytes)) {
+                    Some(end) => end,
+                    None => return false,
+                };
+            }
+        }
         end == self.data_bytes
     }
 
@@ -183,9 +251,17 @@ fn encode_part(encoder: &mut Encoder, part: &TablePart) {
         encoder.u64(entry.position);
         encoder.i64(entry.max_timestamp);
     }
+    encoder.count(part.filters.len());
+    for filter in &part.filters {
+        encoder.u32(filter.first_segment);
+        encoder.u32(filter.segments);
+        encoder.u64(filter.position);
+        encoder.u32(filter.bytes);
+        encoder.u32(filter.probes);
+    }
 }
 
-fn decode_part(decoder: &mut Decoder<'_>) -> Result<TablePart, Malformed> {
+fn decode_part(decoder: &mut Decoder<'_>, version: u16) -> Result<TablePart, Malformed> {
     let key = PartitionKey {
         topic: TopicId(decoder.uuid()?),
         index: decoder.i32()?,
@@ -207,6 +283,22 @@ fn decode_part(decoder: &mut Decoder<'_>) -> Result<TablePart, Malformed> {
             max_timestamp,
         });
     }
+    let filters = match version {
+        VERSION_BEFORE_FILTERS => 0,
+        _ => decoder.count(FILTER_BYTES)?,
+    };
+    let mut decode_filter = || -> Result<KeyFilter, Malformed> {
+        Ok(KeyFilter {
+            first_segment: decoder.u32()?,
+            segments: decoder.u32()?,
+            position: decoder.u64()?,
+            bytes: decoder.u32()?,
+            probes: decoder.u32()?,
+        })
+    };
+    let filters = (0..filters)
+        .map(|_| decode_filter())
+        .collect::<Result<Vec<_>, _>>()?;
     Ok(TablePart {
         key,
         start,
@@ -215,12 +307,15 @@ fn decode_part(decoder: &mut Decoder<'_>) -> Result<TablePart, Malformed> {
         bytes,
         max_timestamp,
         index,
+        filters,
     })
 }
 
 /// The last block of a table: where the footer lies, and its checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Trailer {
+    /// Of the footer's format.
+    pub(crate) version: u16,
     pub(crate) id: u64,
     pub(crate) footer_position: u64,
     pub(crate) footer_bytes: u32,
@@ -240,7 +335,7 @@ impl Trailer {
     pub(crate) fn encode(&self, nonce: Nonce) -> [u8; TRAILER_BYTES] {
         let mut encoder = Encoder::with_capacity(TRAILER_BYTES);
         encoder.u32(TABLE_MAGIC);
-        encoder.u16(TABLE_VERSION);
+        encoder.u16(self.version);
         encoder.u16(0);
         encoder.u64(self.id);
         encoder.u64(self.footer_position);
@@ -268,26 +363,28 @@ impl Trailer {
             return TrailerRead::Invalid;
         }
         match Trailer::fields(fields) {
-            Ok((TABLE_VERSION, trailer)) if trailer.id == id => TrailerRead::Valid(trailer),
-            Ok((version, _)) if version != TABLE_VERSION => TrailerRead::OtherVersion(version),
+            Ok(trailer) if !(VERSION_BEFORE_FILTERS..=TABLE_VERSION).contains(&trailer.version) => {
+                TrailerRead::OtherVersion(trailer.version)
+            }
+            Ok(trailer) if trailer.id == id => TrailerRead::Valid(trailer),
             _ => TrailerRead::Invalid,
         }
     }
 
-    fn fields(bytes: &[u8]) -> Result<(u16, Trailer), Malformed> {
+    fn fields(bytes: &[u8]) -> Result<Trailer, Malformed> {
         let mut decoder = Decoder::new(bytes);
         if decoder.u32()? != TABLE_MAGIC {
             return Err(Malformed);
         }
         let version = decoder.u16()?;
         decoder.u16()?;
-        let trailer = Trailer {
+        Ok(Trailer {
+            version,
             id: decoder.u64()?,
             footer_position: decoder.u64()?,
             footer_bytes: decoder.u32()?,
             footer_crc: decoder.u32()?,
-        };
-        Ok((version, trailer))
+        })
     }
 }
 

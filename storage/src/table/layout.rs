@@ -2,8 +2,11 @@
 
 use streambus_proto::ids::Offset;
 
-use super::footer::{BlockChecksum, Footer, IndexEntry, TablePart};
+use super::filter::{BuiltFilter, FilterBuilder, FilterKey, SEGMENT_ENTRIES};
+use super::footer::{BlockChecksum, Footer, IndexEntry, KeyFilter, TablePart};
+use crate::clean::for_each_key;
 use crate::key::PartitionKey;
+use crate::key_hash::KeyHash;
 use crate::wal::record::Nonce;
 
 /// The footer in the making. Batches come sorted by (partition, offset).
@@ -16,6 +19,7 @@ pub(crate) struct Layout {
     block: BlockChecksum,
     block_crcs: Vec<u32>,
     parts: Vec<TablePart>,
+    filters: FilterBuilder,
 }
 
 impl Layout {
@@ -30,6 +34,7 @@ impl Layout {
             block: BlockChecksum::new(nonce, id, 0),
             block_crcs: Vec::new(),
             parts: Vec::new(),
+            filters: FilterBuilder::default(),
         }
     }
 
@@ -81,10 +86,47 @@ impl Layout {
                     bytes: bytes.len() as u64,
                     max_timestamp,
                     index: vec![entry],
+                    filters: Vec::new(),
                 });
             }
         }
         self.checksum(bytes);
+    }
+
+    /// Notes the keys of the batch that was added last: its segment's filter will know of them.
+    ///
+    /// A part has filters if this is called for each of its batches.
+    pub(crate) fn note_keys(&mut self, batch: &[u8], hash: KeyHash, scratch: &mut Vec<u8>) {
+        let part = self.parts.len().checked_sub(1).expect("a batch was added");
+        let entries = self.parts.last().map_or(0, |part| part.index.len());
+        let segment = entries.saturating_sub(1) / SEGMENT_ENTRIES;
+        let segment = u32::try_from(segment).expect("an index has fewer than 2^32 entries");
+        self.filters.enter(part, segment);
+        let note = |key: &[u8]| self.filters.note(FilterKey::new(hash.of(key)));
+        if for_each_key(batch, scratch, note).is_err() {
+            self.filters.spoil();
+        }
+    }
+
+    /// All batches were added: gives the filters their places behind them, and their bytes, which
+    /// follow those of the batches.
+    pub(crate) fn place_filters(&mut self) -> Vec<Vec<u8>> {
+        let mut all = Vec::new();
+        for built in std::mem::take(&mut self.filters).finish() {
+            let BuiltFilter { part, bytes, .. } = built;
+            let filter = KeyFilter {
+                first_segment: built.first_segment,
+                segments: built.segments,
+                position: self.data_bytes,
+                bytes: u32::try_from(bytes.len()).expect("filters stay below 4 GiB"),
+                probes: built.probes,
+            };
+            let part = self.parts.get_mut(part).expect("filters of its parts");
+            part.filters.push(filter);
+            self.checksum(&bytes);
+            all.push(bytes);
+        }
+        all
     }
 
     fn checksum(&mut self, mut bytes: &[u8]) {

@@ -282,7 +282,8 @@ async fn read_footer(
     if checksum(nonce, trailer.id, position, encoded) != trailer.footer_crc {
         return Err(damaged("the footer's checksum does not hold"));
     }
-    let footer = Footer::decode(encoded).map_err(|_| damaged("the footer contradicts itself"))?;
+    let footer = Footer::decode(encoded, trailer.version);
+    let footer = footer.map_err(|_| damaged("the footer contradicts itself"))?;
     if footer.id != trailer.id || footer.data_bytes > position {
         return Err(damaged("the footer is another table's"));
     }

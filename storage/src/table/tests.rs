@@ -3,9 +3,11 @@
 use std::path::Path;
 
 use streambus_proto::ids::{LeaderEpoch, Offset, TopicId};
+use streambus_proto::records::{BatchBuilder, Codec, NewRecord};
 use streambus_shards::{Buf, run_alone};
 
-use super::footer::{Footer, Trailer, TrailerRead, checksum};
+use super::filter::{FilterKey, SEGMENT_ENTRIES};
+use super::footer::{Footer, KeyFilter, Trailer, TrailerRead, checksum};
 use super::layout::Layout;
 use super::reader::{Table, Wanted};
 use super::writer::TableWriter;
@@ -14,6 +16,7 @@ use crate::batch::tests::batch;
 use crate::config::LaneConfig;
 use crate::error::StorageError;
 use crate::key::PartitionKey;
+use crate::key_hash::KeyHash;
 use crate::memtable::MemBatch;
 use crate::names;
 use crate::wal::record::Nonce;
@@ -61,7 +64,7 @@ async fn write_table(dir: &Path, id: u64) -> (Table, Vec<(PartitionKey, Vec<MemB
             .map(|nth| mem_batch(100 + nth * 2, 2, 1_000 + nth, (nth * 211 % 4000) as usize))
             .collect();
         for one in &batches {
-            writer.push(key(index), one).await.unwrap();
+            writer.push(key(index), one, false).await.unwrap();
         }
         parts.push((key(index), batches));
     }
@@ -204,6 +207,10 @@ fn a_block_of_another_place_does_not_verify() {
 }
 
 fn golden_footer() -> Footer {
+    golden_layout().finish()
+}
+
+fn golden_layout() -> Layout {
     let mut layout = Layout::new(NONCE, 3, 4096, 100);
     for (index, base) in [(0, 10), (0, 12), (1, 0)] {
         let one = mem_batch(base, 2, base * 10, 3000);
@@ -215,44 +222,144 @@ fn golden_footer() -> Footer {
             &one.bytes,
         );
     }
-    layout.finish()
+    layout
+}
+
+/// The same with a third partition whose keys are noted, and the bytes of its filter.
+fn golden_layout_with_keys() -> (Layout, Vec<Vec<u8>>) {
+    let mut layout = golden_layout();
+    for base in 0..30_i64 {
+        let mut builder = BatchBuilder::new(Codec::None);
+        builder.set_place(Offset(base), LeaderEpoch(1));
+        builder.push(&NewRecord {
+            timestamp: base,
+            key: Some(format!("key {base}").as_bytes()),
+            value: Some(&[9; 60]),
+            headers: &[],
+        });
+        let one = builder.build();
+        layout.add(key(2), Offset(base), Offset(base), base, &one);
+        layout.note_keys(&one, KeyHash::new(NONCE), &mut Vec::new());
+    }
+    let filters = layout.place_filters();
+    (layout, filters)
+}
+
+/// Trailer and footer, and what else the format says.
+fn table_end(footer: &Footer, version: u16, filters: &[Vec<u8>]) -> (Vec<u8>, Trailer) {
+    let encoded = footer.encode();
+    let trailer = Trailer {
+        version,
+        id: 3,
+        footer_position: 12_288,
+        footer_bytes: u32::try_from(encoded.len()).unwrap(),
+        footer_crc: checksum(NONCE, 3, 12_288, &encoded),
+    };
+    let mut bytes = trailer.encode(NONCE).to_vec();
+    bytes.extend_from_slice(&encoded);
+    bytes.extend(filters.concat());
+    (bytes, trailer)
 }
 
 #[test]
 fn the_format_is_what_it_was() {
-    // Proves that tables of earlier builds are still read: the bytes are those of version 1.
-    let footer = golden_footer();
-    let encoded = footer.encode();
-    let footer_crc = checksum(NONCE, 3, 12_288, &encoded);
-    let footer_bytes = u32::try_from(encoded.len()).unwrap();
-    let trailer = Trailer {
-        id: 3,
-        footer_position: 12_288,
-        footer_bytes,
-        footer_crc,
-    };
-    let mut bytes = trailer.encode(NONCE).to_vec();
-    bytes.extend_from_slice(&encoded);
+    // Proves that tables of earlier builds are still read: the bytes are those of versions 1, which
+    // knew no filters, and 2; and that a key is found by the bits of a filter of version 2.
     let golden = include_bytes!("../../golden/table-end-v1.bin");
+    let TrailerRead::Valid(trailer) = Trailer::decode(golden, NONCE, 3) else {
+        panic!("version 1 is read");
+    };
+    assert_eq!(trailer.version, 1);
+    assert_eq!(Footer::decode(&golden[64..], 1), Ok(golden_footer()));
+
+    let (layout, filters) = golden_layout_with_keys();
+    let footer = layout.finish();
+    let (bytes, trailer) = table_end(&footer, 2, &filters);
+    let golden = include_bytes!("../../golden/table-end-v2.bin");
     assert_eq!(bytes, golden, "a changed format needs a new version");
     assert_eq!(
         Trailer::decode(golden, NONCE, 3),
         TrailerRead::Valid(trailer)
     );
-    assert_eq!(Footer::decode(&golden[64..]), Ok(footer));
-    let mut newer = golden.to_vec();
-    newer[4] = 9;
-    assert_eq!(Trailer::decode(&newer, NONCE, 3), TrailerRead::Invalid);
+    let end = 64 + trailer.footer_bytes as usize;
+    assert_eq!(Footer::decode(&golden[64..end], 2), Ok(footer.clone()));
+    let part = &footer.parts[2];
+    let [filter] = part.filters[..] else {
+        panic!("one filter for the part with keys");
+    };
+    for base in 0..30_u32 {
+        let key = FilterKey::new(KeyHash::new(NONCE).of(format!("key {base}").as_bytes()));
+        let found: Vec<u32> = filter.segments_with(key, &golden[end..]).collect();
+        let at = part.index_before(Offset(i64::from(base))).0;
+        assert!(
+            found.contains(&((at / SEGMENT_ENTRIES) as u32)),
+            "key {base}"
+        );
+    }
+    let mut newer = trailer;
+    newer.version = 3;
+    let newer = newer.encode(NONCE);
+    assert_eq!(
+        Trailer::decode(&newer, NONCE, 3),
+        TrailerRead::OtherVersion(3)
+    );
+}
+
+#[test]
+fn filters_that_contradict_their_table_are_refused() {
+    // Proves that a footer whose filters overlap, leave the part, lie elsewhere or have impossible
+    // sizes does not decode: a forged one must not make a reader panic.
+    let (layout, _) = golden_layout_with_keys();
+    let footer = layout.finish();
+    let sound = footer.parts[2].filters[0];
+    let broken = [
+        KeyFilter {
+            segments: 0,
+            ..sound
+        },
+        KeyFilter {
+            segments: 900,
+            ..sound
+        },
+        KeyFilter {
+            first_segment: u32::MAX,
+            ..sound
+        },
+        KeyFilter {
+            position: sound.position - 1,
+            ..sound
+        },
+        KeyFilter {
+            bytes: sound.bytes + 1,
+            ..sound
+        },
+        KeyFilter { bytes: 0, ..sound },
+        KeyFilter { probes: 0, ..sound },
+        KeyFilter {
+            probes: 27,
+            ..sound
+        },
+    ];
+    for filter in broken {
+        let mut changed = footer.clone();
+        changed.parts[2].filters[0] = filter;
+        assert!(Footer::decode(&changed.encode(), 2).is_err(), "{filter:?}");
+    }
+    let mut twice = footer.clone();
+    twice.parts[2].filters.push(sound);
+    assert!(Footer::decode(&twice.encode(), 2).is_err());
+    assert!(Footer::decode(&footer.encode(), 1).is_err());
 }
 
 #[test]
 fn cut_footers_are_refused() {
     // Proves that no prefix of a footer decodes, and that decoding never panics.
-    let encoded = golden_footer().encode();
+    let (layout, _) = golden_layout_with_keys();
+    let encoded = layout.finish().encode();
     for at in 0..encoded.len() {
-        assert!(Footer::decode(&encoded[..at]).is_err(), "cut at {at}");
+        assert!(Footer::decode(&encoded[..at], 2).is_err(), "cut at {at}");
         let mut changed = encoded.clone();
         changed[at] ^= 0xff;
-        let _ = Footer::decode(&changed);
+        let _ = Footer::decode(&changed, 2);
     }
 }

@@ -7,11 +7,12 @@ use streambus_shards::{
     Buf, BufMut, DiskError, File, OpenOptions, Queue, Task, disk, spawn_in, yield_if_needed,
 };
 
-use super::footer::{TRAILER_BYTES, Trailer, checksum};
+use super::footer::{TABLE_VERSION, TRAILER_BYTES, Trailer, checksum};
 use super::layout::Layout;
 use crate::config::LaneConfig;
 use crate::error::StorageError;
 use crate::key::PartitionKey;
+use crate::key_hash::KeyHash;
 use crate::memtable::MemBatch;
 use crate::names;
 use crate::wal::record::{BLOCK_BYTES, Nonce};
@@ -27,6 +28,8 @@ pub(crate) struct TableWriter {
     id: u64,
     file: Rc<File>,
     layout: Layout,
+    /// What a batch unfolds to, when its keys are noted.
+    scratch: Vec<u8>,
     chunk: BufMut,
     /// Bytes handed to the disk so far.
     position: u64,
@@ -58,6 +61,7 @@ impl TableWriter {
             id,
             file: Rc::new(file),
             layout: Layout::new(nonce, id, config.block_bytes, config.index_stride_bytes),
+            scratch: Vec::new(),
             chunk: BufMut::with_capacity(WRITE_BYTES),
             position: 0,
             in_flight: None,
@@ -65,21 +69,32 @@ impl TableWriter {
         })
     }
 
-    /// Adds the next batch: batches come sorted by (partition, offset).
+    /// Adds the next batch: batches come sorted by (partition, offset). A part is `keyed`, all of it
+    /// or nothing, if its keys can be looked up by filters.
     pub(crate) async fn push(
         &mut self,
         key: PartitionKey,
         batch: &MemBatch,
+        keyed: bool,
     ) -> Result<(), StorageError> {
         let (base, last) = (batch.base_offset, batch.last_offset);
         self.layout
             .add(key, base, last, batch.max_timestamp, &batch.bytes);
+        if keyed {
+            let hash = KeyHash::new(self.nonce);
+            self.layout.note_keys(&batch.bytes, hash, &mut self.scratch);
+            yield_if_needed().await;
+        }
         self.write(&batch.bytes).await
     }
 
-    /// Writes what is left, footer and trailer, and syncs; returns the file's bytes.
+    /// Writes what is left, filters, footer and trailer, and syncs; returns the file's bytes.
     pub(crate) async fn finish(mut self) -> Result<u64, StorageError> {
-        let layout = std::mem::replace(&mut self.layout, Layout::new(self.nonce, self.id, 1, 1));
+        let mut layout =
+            std::mem::replace(&mut self.layout, Layout::new(self.nonce, self.id, 1, 1));
+        for filter in layout.place_filters() {
+            self.write(&filter).await?;
+        }
         let footer = layout.finish();
         self.pad().await?;
         let footer_position = self.position + self.chunk.len() as u64;
@@ -89,6 +104,7 @@ impl TableWriter {
         self.write(&encoded).await?;
         self.pad().await?;
         let trailer = Trailer {
+            version: TABLE_VERSION,
             id: self.id,
             footer_position,
             footer_bytes,

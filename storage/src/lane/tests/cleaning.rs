@@ -107,6 +107,17 @@ async fn check(lane: &Rc<Lane>, index: i32, reference: &Reference, seed: u64) {
             "seed {seed}: {name:?} at {at} is lost"
         );
     }
+    for (name, at) in reference.newest(end.0) {
+        let hit = lane.latest_by_key(key(index), name, end).await.unwrap();
+        let hit = hit.map(|hit| (hit.offset.0, hit.value));
+        let value = &reference.records[&at].1;
+        let gone = hit.is_none() && value.is_none();
+        assert!(
+            gone || hit == Some((at, value.clone())),
+            "seed {seed}: {name:?} at {at}, found {:?}",
+            hit.map(|(at, _)| at)
+        );
+    }
     let newest = reference.newest(cleaned);
     for (at, (name, _)) in found.range(reference.log_start.min(cleaned)..cleaned) {
         let only = newest.get(name.as_slice()) == Some(at);
