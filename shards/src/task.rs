@@ -22,6 +22,8 @@ pub enum Queue {
     ColdRead,
     /// Flush, merge, retention.
     Background,
+    /// Verifying what lies on disk, behind all else.
+    Scrub,
 }
 
 #[derive(Clone, Copy)]
@@ -30,6 +32,7 @@ struct Queues {
     replication: TaskQueueHandle,
     cold_read: TaskQueueHandle,
     background: TaskQueueHandle,
+    scrub: TaskQueueHandle,
 }
 
 thread_local! {
@@ -63,6 +66,7 @@ pub(crate) fn create_queues() {
             Latency::NotImportant,
             "background",
         ),
+        scrub: executor.create_task_queue(Shares::Static(20), Latency::NotImportant, "scrub"),
     };
     QUEUES.set(Some(queues));
 }
@@ -157,6 +161,7 @@ pub fn spawn_in<T: 'static>(queue: Queue, future: impl Future<Output = T> + 'sta
         Queue::Replication => queues.replication,
         Queue::ColdRead => queues.cold_read,
         Queue::Background => queues.background,
+        Queue::Scrub => queues.scrub,
     };
     let task = glommio::spawn_local_into(future, handle);
     Task(Handle::Real(

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::error::StorageError;
+use crate::scrub::ScrubPace;
 use crate::wal::record::BLOCK_BYTES;
 
 /// How a commit becomes durable.
@@ -55,6 +56,10 @@ pub struct LaneConfig {
     pub sync: SyncMode,
     /// Memory for table data: what was read lately, and what was read ahead. 0 for none.
     pub cache_bytes: usize,
+    /// Tables are verified in the background no faster than this; 0 for never.
+    pub scrub_bytes_per_second: u64,
+    /// From the start of one pass over all tables to the start of the next.
+    pub scrub_interval: Duration,
     /// How long a lane that was refused space waits until it asks again.
     pub no_space_retry: Duration,
 }
@@ -84,6 +89,9 @@ impl Default for LaneConfig {
             commit_bytes_max: 4 << 20,
             sync: SyncMode::Dsync,
             cache_bytes: 64 << 20,
+            // 1 TiB in a day and a half, for half a percent of what a fast disk reads.
+            scrub_bytes_per_second: 8 << 20,
+            scrub_interval: Duration::from_hours(24),
             no_space_retry: Duration::from_secs(1),
         }
     }
@@ -141,7 +149,19 @@ impl LaneConfig {
         if self.merge_fan_in < 2 || self.merge_fan_in > 64 {
             return refuse("merge_fan_in", "2 to 64".to_owned());
         }
+        // Without tables a pass takes no time at all.
+        if self.scrub_interval < Duration::from_millis(1) {
+            return refuse("scrub_interval", "at least 1 ms".to_owned());
+        }
         Ok(())
+    }
+
+    /// How tables are verified in the background, if they are.
+    pub(crate) fn scrub_pace(&self) -> Option<ScrubPace> {
+        (self.scrub_bytes_per_second > 0).then_some(ScrubPace {
+            bytes_per_second: self.scrub_bytes_per_second,
+            interval: self.scrub_interval,
+        })
     }
 }
 

@@ -1,7 +1,7 @@
 //! A lane: one directory with one WAL, its memtables and its tables, on one core.
 //!
 //! Calls are synchronous where they only touch memory (append, look-ups, reads of what is in
-//! memory) and async where they wait for the disk. Three tasks run behind them: `commit` moves
+//! memory) and async where they wait for the disk. Four tasks run behind them: `commit` moves
 //! WAL commits to disk and keeps WAL files ready, and `keep` does in one task, in this order:
 //! `flush` turns frozen memtables into tables, `collect` frees what nobody needs any more, `clean`
 //! compacts partitions by key, `merge` writes tables anew.
@@ -16,6 +16,7 @@ mod merge;
 mod open;
 mod read;
 mod reserve;
+mod scrub;
 mod state;
 
 #[cfg(test)]
@@ -67,6 +68,8 @@ pub struct Lane {
     prepare_wake: Notify,
     /// Wakes the flusher: a memtable froze, a table died, or the lane closes.
     keeper_wake: Notify,
+    /// Wakes the scrub: the lane closes.
+    scrub_wake: Notify,
     /// Wakes those who wait for durability.
     durable_wake: Notify,
     /// Wakes those who were refused with [`AppendError::Full`].
@@ -84,11 +87,14 @@ impl Lane {
     pub fn start(self: &Rc<Lane>, observer: Rc<dyn LaneObserver>) {
         let before = self.observer.replace(Some(observer));
         assert!(before.is_none(), "a lane is started once");
-        let tasks = vec![
+        let mut tasks = vec![
             spawn_in(Queue::Foreground, commit::write_commits(Rc::clone(self))),
             spawn_in(Queue::Background, commit::keep_files_ready(Rc::clone(self))),
             spawn_in(Queue::Background, keep::keep(Rc::clone(self))),
         ];
+        if let Some(pace) = self.state.borrow().config.scrub_pace() {
+            tasks.push(spawn_in(Queue::Scrub, scrub::scrub(Rc::clone(self), pace)));
+        }
         self.tasks.replace(tasks);
     }
 
@@ -270,6 +276,7 @@ impl Lane {
             cache_hits: cache.hits,
             cache_misses: cache.misses,
             cache_bytes: cache.bytes,
+            damaged: state.damage.len() as u64,
             ..state.stats
         }
     }
@@ -373,6 +380,7 @@ impl Lane {
             &self.wal_ready,
             &self.prepare_wake,
             &self.keeper_wake,
+            &self.scrub_wake,
             &self.durable_wake,
             &self.writable_wake,
         ];

@@ -8,8 +8,8 @@
 //! | To find out | Look in |
 //! |---|---|
 //! | what a caller can do | [`Lane`] |
-//! | what is decided without I/O | `lane/state.rs`, `wal/buffer.rs`, `wal/replay.rs`, `retention.rs`, `merge.rs` |
-//! | what moves bytes | `lane/commit.rs` (WAL), `lane/keep.rs` (`flush.rs`, `collect.rs`, `merge.rs`), `lane/read.rs` |
+//! | what is decided without I/O | `lane/state.rs`, `wal/buffer.rs`, `wal/replay.rs`, `retention.rs`, `merge.rs`, `scrub.rs` |
+//! | what moves bytes | `lane/commit.rs` (WAL), `lane/keep.rs` (`flush.rs`, `collect.rs`, `merge.rs`), `lane/scrub.rs`, `lane/read.rs` |
 //! | what lies in a lane that no broker has open | [`offline`] |
 //! | what a restart believes | `lane/open.rs`, `wal/replay.rs` |
 //!
@@ -106,6 +106,7 @@ mod cache;
 mod clean;
 mod codec;
 mod config;
+mod damage;
 mod error;
 mod key;
 mod key_hash;
@@ -118,6 +119,7 @@ mod observer;
 pub mod offline;
 mod partition;
 mod retention;
+mod scrub;
 mod stats;
 mod table;
 mod wal;
@@ -125,6 +127,7 @@ mod wal;
 pub use batch::{BATCH_HEADER_BYTES, BatchInfo};
 pub use clean::CleanPolicy;
 pub use config::{LaneConfig, SyncMode};
+pub use damage::Damage;
 pub use error::{AppendError, StorageError};
 pub use key::PartitionKey;
 pub use lane::{

@@ -49,6 +49,14 @@ pub struct LaneStats {
     pub key_tables_read_in_vain: u64,
     /// Memory that the block cache holds now.
     pub cache_bytes: u64,
+    /// Bytes of tables verified by the scrub.
+    pub scrubbed_bytes: u64,
+    /// Times that it went over all tables.
+    pub scrub_passes: u64,
+    /// Places of tables that were found damaged, by the scrub or by a read.
+    pub damage_found: u64,
+    /// Places that are known to be damaged now.
+    pub damaged: u64,
     /// Memory that memtables hold now.
     pub memtable_bytes: u64,
     /// Memtables that wait to be flushed now.

@@ -98,6 +98,7 @@ impl Lane {
         };
         // What can be read of the table is read from where it lies; nothing else suffers.
         tracing::error!(dir = %self.dir.display(), %error, "a table is left as it is");
+        self.note_error(&error);
         if let Some(live) = self.state.borrow_mut().tables.get_mut(&id) {
             live.unreadable = true;
         }

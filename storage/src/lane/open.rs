@@ -568,6 +568,7 @@ impl Opening {
             wal_ready: Notify::new(),
             prepare_wake: Notify::new(),
             keeper_wake: Notify::new(),
+            scrub_wake: Notify::new(),
             durable_wake: Notify::new(),
             writable_wake: Notify::new(),
             tasks: std::cell::RefCell::default(),

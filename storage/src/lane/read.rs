@@ -152,7 +152,8 @@ impl Lane {
                     None => return Ok(memory_hit(partition, from, timestamp)),
                 }
             };
-            let found = self.hit_in_table(&range, from, timestamp).await?;
+            let found = self.hit_in_table(&range, from, timestamp).await;
+            let found = found.inspect_err(|error| self.note_error(error))?;
             if found.is_some() {
                 return Ok(found);
             }
@@ -232,6 +233,11 @@ impl ColdRead {
     /// When the partition is gone, the disk fails, or what it holds does not verify: damaged
     /// bytes are never returned.
     pub async fn read(self) -> Result<Batches, StorageError> {
+        let read = self.read_batches().await;
+        read.inspect_err(|error| self.lane.note_error(error))
+    }
+
+    async fn read_batches(&self) -> Result<Batches, StorageError> {
         let mut batches = Batches::none_at(self.from);
         loop {
             let next = batches.next_offset;

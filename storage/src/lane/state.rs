@@ -9,6 +9,7 @@ use streambus_shards::{Buf, File, Instant};
 use super::clean::CleanRequest;
 use crate::batch::BatchInfo;
 use crate::config::LaneConfig;
+use crate::damage::KnownDamage;
 use crate::error::AppendError;
 use crate::key::{PartitionKey, PartitionMap};
 use crate::manifest::{Manifest, TableEntry};
@@ -142,6 +143,8 @@ pub(crate) struct State {
     pub(crate) cleans: VecDeque<CleanRequest>,
     /// No merge begins before this: one was given up.
     pub(crate) merge_after: Option<Instant>,
+    /// What is known not to verify.
+    pub(crate) damage: KnownDamage,
     pub(crate) stats: LaneStats,
 }
 
@@ -171,6 +174,7 @@ impl State {
             obsolete: Vec::new(),
             cleans: VecDeque::new(),
             merge_after: None,
+            damage: KnownDamage::default(),
             stats: LaneStats::default(),
         }
     }

@@ -19,6 +19,7 @@ mod lookup;
 mod merging;
 mod model;
 mod power;
+mod scrubbing;
 
 /// An owner that remembers what it was told.
 #[derive(Default)]

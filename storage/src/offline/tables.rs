@@ -148,7 +148,7 @@ pub(super) async fn bad_blocks(
             bytes: blocks.end - blocks.start,
         });
         if table.read_blocks(blocks.clone()).await.is_err() {
-            for block in single_blocks(table, blocks) {
+            for block in table.single_blocks(blocks) {
                 if table.read_blocks(block.clone()).await.is_ok() {
                     continue;
                 }
@@ -161,12 +161,6 @@ pub(super) async fn bad_blocks(
         yield_if_needed().await;
     }
     Ok(bad)
-}
-
-fn single_blocks(table: &Table, blocks: Range<u64>) -> impl Iterator<Item = Range<u64>> {
-    let (block_bytes, end) = (table.footer.block_bytes, blocks.end);
-    let starts = (blocks.start..blocks.end).step_by(block_bytes);
-    starts.map(move |start| start..(start + block_bytes as u64).min(end))
 }
 
 /// The batches that the damage at `range` takes with it.

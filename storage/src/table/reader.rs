@@ -112,6 +112,13 @@ impl Table {
         self.block_start(range.start)..end.min(self.footer.data_bytes)
     }
 
+    /// Each of the blocks in `blocks`.
+    pub(crate) fn single_blocks(&self, blocks: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+        let (block_bytes, end) = (self.footer.block_bytes, blocks.end);
+        let starts = (blocks.start..end).step_by(block_bytes);
+        starts.map(move |start| start..(start + block_bytes as u64).min(end))
+    }
+
     /// Reads whole blocks and verifies each.
     ///
     /// # Panics
