@@ -12,6 +12,7 @@ use streambus::check;
 use streambus_cli::{
     Format,
     cluster::ClusterCommand,
+    health::HealthCommand,
     output::print,
     parse::{EXIT_USAGE, Stop, parse},
     topic::TopicCommand,
@@ -35,6 +36,7 @@ enum Command {
     Config(Config),
     Topic(TopicCommand),
     Cluster(ClusterCommand),
+    Health(HealthCommand),
     Storage(StorageCommand),
     Version(Version),
 }
@@ -114,6 +116,13 @@ fn main() -> ExitCode {
         }) => show_config(&show),
         Command::Topic(topic) => outcome(topic.run().map_err(|error| error.to_string())),
         Command::Cluster(cluster) => outcome(cluster.run().map_err(|error| error.to_string())),
+        Command::Health(health) => match health.run() {
+            Ok(good) => ExitCode::from(u8::from(!good)),
+            Err(error) => {
+                eprintln!("streambus: {error}");
+                ExitCode::from(EXIT_USAGE)
+            }
+        },
         Command::Storage(storage) => storage.run(),
         Command::Version(Version {}) => {
             printed(concat!("streambus ", env!("CARGO_PKG_VERSION"), "\n"))

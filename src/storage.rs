@@ -192,7 +192,7 @@ impl Directory {
             Ok(lock) => Some(lock),
             Err(LockError::Held { holder, .. }) => {
                 return Err(usage(format!(
-                    "a broker (process {holder}) uses {}; stop it first",
+                    "a broker (process {holder}) uses {}; stop it first, or ask it with `streambus health`",
                     path.display()
                 )));
             }

@@ -165,6 +165,14 @@ pub struct StorageMetrics {
     pub tables: Gauge,
     /// Merges carried out.
     pub merges: Counter,
+    /// Bytes of tables verified in the background.
+    pub scrubbed_bytes: Counter,
+    /// Times that this went over all tables.
+    pub scrub_passes: Counter,
+    /// Places of tables that were found damaged.
+    pub damage_found: Counter,
+    /// Places that are known to be damaged now.
+    pub damaged: Gauge,
     /// Partitions compacted by key.
     pub cleanings: Counter,
     /// Bytes of batches that compaction left out.
@@ -208,6 +216,10 @@ impl StorageMetrics {
             cache_bytes: gauge(families::CACHE_BYTES),
             tables: gauge(families::TABLES),
             merges: counter(families::MERGES),
+            scrubbed_bytes: counter(families::SCRUBBED_BYTES),
+            scrub_passes: counter(families::SCRUB_PASSES),
+            damage_found: counter(families::DAMAGE_FOUND),
+            damaged: gauge(families::DAMAGED_PLACES),
             cleanings: counter(families::CLEANINGS),
             cleaned_away_bytes: counter(families::CLEANED_AWAY_BYTES),
             appended_bytes: counter(families::STORAGE_APPENDED_BYTES),

@@ -75,6 +75,14 @@ families! {
         "Sorted tables on disk.";
     MERGES = "streambus_merges_total", Kind::Counter,
         "Merges of tables carried out.";
+    SCRUBBED_BYTES = "streambus_scrubbed_bytes_total", Kind::Counter,
+        "Bytes of tables verified in the background.";
+    SCRUB_PASSES = "streambus_scrub_passes_total", Kind::Counter,
+        "Passes of that over all tables of a lane.";
+    DAMAGE_FOUND = "streambus_damage_found_total", Kind::Counter,
+        "Damaged places found in tables, by a pass or by a read.";
+    DAMAGED_PLACES = "streambus_damaged_places", Kind::Gauge,
+        "Damaged places in tables that are known now: reads of them are refused.";
     CLEANINGS = "streambus_cleanings_total", Kind::Counter,
         "Compactions of partitions by key carried out.";
     CLEANED_AWAY_BYTES = "streambus_cleaned_away_bytes_total", Kind::Counter,

@@ -2,8 +2,8 @@
 
 use std::{
     sync::{
-        OnceLock,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
+        Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -63,6 +63,20 @@ pub struct Health {
 struct CoreHealth {
     beats: AtomicU64,
     stalled: AtomicBool,
+    damaged_places: AtomicUsize,
+    /// The first of them. Written only when their number changes.
+    damage: Mutex<Option<DamageReport>>,
+}
+
+/// Bytes on disk that do not verify.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DamageReport {
+    /// How many places are damaged.
+    pub places: usize,
+    /// The file of the first of them.
+    pub file: String,
+    /// The byte in it.
+    pub position: u64,
 }
 
 impl Health {
@@ -111,6 +125,33 @@ impl Health {
         let stalled =
             |(index, core): (usize, &CoreHealth)| core.stalled.load(Relaxed).then_some(index);
         self.cores.iter().enumerate().filter_map(stalled).collect()
+    }
+
+    /// What a core knows to be damaged on its disk now.
+    pub fn set_damage(&self, core: usize, damage: Option<DamageReport>) {
+        let Some(core) = self.cores.get(core) else {
+            return;
+        };
+        let places = damage.as_ref().map_or(0, |damage| damage.places);
+        if core.damaged_places.swap(places, Relaxed) != places {
+            *core.damage.lock().unwrap_or_else(PoisonError::into_inner) = damage;
+        }
+    }
+
+    /// All damage that is known: how much, and the first place.
+    pub fn damage(&self) -> Option<DamageReport> {
+        let damaged = self
+            .cores
+            .iter()
+            .filter(|core| core.damaged_places.load(Relaxed) > 0);
+        let reports = damaged.filter_map(|core| {
+            let report = core.damage.lock().unwrap_or_else(PoisonError::into_inner);
+            report.clone()
+        });
+        reports.reduce(|mut all, more| {
+            all.places += more.places;
+            all
+        })
     }
 
     /// How many cores there are.
@@ -229,6 +270,30 @@ mod tests {
         health.set(State::Ready);
         assert_eq!(watch.look(&health, at(601)), []);
         assert!(health.is_ready());
+    }
+
+    #[test]
+    fn damage_is_told_until_it_is_gone() {
+        // Proves that the damage of all cores is one report, that it changes neither life nor readiness, and
+        // that it goes when no core has any.
+        let health = Health::new(2);
+        health.set(State::Ready);
+        let of = |places, file: &str| {
+            let (file, position) = (file.to_owned(), 7);
+            Some(DamageReport {
+                places,
+                file,
+                position,
+            })
+        };
+        health.set_damage(0, of(1, "a"));
+        health.set_damage(1, of(2, "b"));
+        assert_eq!(health.damage(), of(3, "a"));
+        assert!(health.is_live() && health.is_ready());
+        health.set_damage(0, None);
+        assert_eq!(health.damage(), of(2, "b"));
+        health.set_damage(1, None);
+        assert_eq!(health.damage(), None);
     }
 
     #[test]

@@ -76,6 +76,7 @@ fn verdict(health: &Health, good: bool) -> Response {
 }
 
 fn report(health: &Health) -> Value {
+    let damage = health.damage();
     json!({
         "state": health.state().as_str(),
         "live": health.is_live(),
@@ -83,6 +84,12 @@ fn report(health: &Health) -> Value {
         "reason": reason(health),
         "cores": health.cores(),
         "cores_stalled": health.stalled(),
+        "degraded": damage.is_some(),
+        "damage": damage.map(|damage| json!({
+            "places": damage.places,
+            "file": damage.file,
+            "position": damage.position,
+        })),
         "version": env!("CARGO_PKG_VERSION"),
     })
 }

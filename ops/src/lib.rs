@@ -21,7 +21,7 @@ pub use core_metrics::{
     StorageMetrics, WalMetrics, WrittenMetrics,
 };
 pub use error::OpsError;
-pub use health::{Health, State};
+pub use health::{DamageReport, Health, State};
 pub use histogram::Histogram;
 pub use registry::Registry;
 pub use thread::{Handles, OpsConfig, OpsThread, start};

@@ -110,6 +110,10 @@ section! {
         cache_bytes: usize = 64 << 20, in 0..=1 << 40;
         /// How a commit is made durable: "auto", "dsync" or "fdatasync".
         sync: SyncMode = SyncMode::Auto, in Closed;
+        /// Tables are verified in the background no faster than this many bytes a second; 0 for never.
+        scrub_bytes_per_second: u64 = 8 * MIB, in 0..=16 * GIB;
+        /// From the start of one pass over all tables to the start of the next, if a pass takes less.
+        scrub_interval_ms: u64 = 86_400_000, in 1_000..=2_678_400_000;
         /// Produce requests are refused when the disk has less free space than this.
         min_free_bytes: u64 = 512 * MIB, in 16 * MIB..=1024 * GIB;
     }

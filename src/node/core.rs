@@ -103,6 +103,7 @@ async fn report(shard: Rc<Shard>, health: Arc<Health>) {
     loop {
         health.beat(core);
         shard.report();
+        health.set_damage(core, shard.damage());
         sleep(REPORT_EVERY).await;
     }
 }
@@ -176,6 +177,8 @@ fn lane_config(config: &Config) -> LaneConfig {
         block_bytes: storage.block_bytes,
         cache_bytes: storage.cache_bytes,
         commit_bytes_max: storage.commit_bytes_max,
+        scrub_bytes_per_second: storage.scrub_bytes_per_second,
+        scrub_interval: Duration::from_millis(storage.scrub_interval_ms),
         sync: match storage.sync {
             // Measured on virtio and NVMe: one durable write beats a write and a sync.
             SyncMode::Auto | SyncMode::Dsync => streambus_storage::SyncMode::Dsync,

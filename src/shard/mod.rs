@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
-use streambus_ops::CoreMetrics;
+use streambus_ops::{CoreMetrics, DamageReport};
 use streambus_proto::ids::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, TopicId};
 use streambus_shards::sync::Notify;
 use streambus_shards::{CoreId, Mesh, wall_ms};
@@ -327,6 +327,12 @@ impl Shard {
         storage.tables.set(gauge(sum(|lane| lane.tables)));
         storage.merges.absolute(sum(|lane| lane.merges));
         storage
+            .scrubbed_bytes
+            .absolute(sum(|lane| lane.scrubbed_bytes));
+        storage.scrub_passes.absolute(sum(|lane| lane.scrub_passes));
+        storage.damage_found.absolute(sum(|lane| lane.damage_found));
+        storage.damaged.set(gauge(sum(|lane| lane.damaged)));
+        storage
             .appended_bytes
             .absolute(sum(|lane| lane.appended_bytes));
         storage.cleanings.absolute(sum(|lane| lane.cleanings));
@@ -339,6 +345,21 @@ impl Shard {
         written.merge.absolute(sum(|lane| lane.merged_bytes));
         written.rewrite.absolute(sum(|lane| lane.rewritten_bytes));
         written.manifest.absolute(sum(|lane| lane.manifest_bytes));
+    }
+
+    /// What is known to be damaged in this core's lanes.
+    pub fn damage(&self) -> Option<DamageReport> {
+        let lanes = self.lanes.iter().filter_map(|(_, lane)| lane.damage());
+        let mut report: Option<DamageReport> = None;
+        for (places, first) in lanes {
+            let report = report.get_or_insert_with(|| DamageReport {
+                places: 0,
+                file: first.file.display().to_string(),
+                position: first.position,
+            });
+            report.places += places;
+        }
+        report
     }
 
     /// Resolves when the node stops.

@@ -13,6 +13,7 @@ mod listeners;
 mod overload;
 mod process;
 mod records;
+mod scrub;
 mod slow_disk;
 mod startup;
 mod storage_command;

@@ -3,6 +3,7 @@
 //! `cargo test` builds no `streambus` binary for another crate's tests. So the test binary runs itself
 //! again and names one of its tests, [`PROCESS_TEST`]; in that process the test is the broker.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -10,11 +11,14 @@ use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 use streambus::config::{Config, Sources};
 use streambus::node;
+use streambus_ops::logs;
 
 /// The test that is the broker when [`DATA_DIR`] is set.
 const PROCESS_TEST: &str = "process::is_the_broker_when_asked";
 /// Where that broker keeps its data. Its presence makes the process a broker.
 const DATA_DIR: &str = "STREAMBUS_DATA__DIR";
+/// Its presence makes the broker log to standard error.
+const LOGGED: &str = "STREAMBUS_TEST_LOGGED";
 /// What the broker prints before its addresses once it serves.
 const READY: &str = "broker ready at ";
 
@@ -29,6 +33,8 @@ fn is_the_broker_when_asked() {
         ..Sources::default()
     };
     let config = Config::load(&sources).unwrap().config;
+    let logged = std::env::var_os(LOGGED).is_some();
+    let _log = logged.then(|| logs::start("info", logs::Format::Json).unwrap());
     let ended = node::run(config, None, |ready| {
         let address = |name: &str| {
             ready
@@ -85,10 +91,20 @@ pub(crate) fn command(data_dir: &Path, settings: &[(&str, &str)]) -> Command {
 impl Broker {
     /// Starts a broker on ports that the system chooses; returns when it serves.
     pub(crate) fn start(data_dir: &Path, settings: &[(&str, &str)]) -> Self {
-        let mut process = command(data_dir, settings)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        Self::started(command(data_dir, settings))
+    }
+
+    /// Starts a broker as [`Broker::start`] does, whose log goes to a new file.
+    pub(crate) fn start_logged(data_dir: &Path, settings: &[(&str, &str)], log: &Path) -> Self {
+        let mut command = command(data_dir, settings);
+        command
+            .env(LOGGED, "1")
+            .stderr(File::create_new(log).unwrap());
+        Self::started(command)
+    }
+
+    fn started(mut command: Command) -> Self {
+        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut output = BufReader::new(process.stdout.take().unwrap());
         let mut line = String::new();
         while output.read_line(&mut line).unwrap() > 0 {

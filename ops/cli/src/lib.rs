@@ -7,6 +7,7 @@
 pub mod cluster;
 mod connect;
 mod error;
+pub mod health;
 mod line;
 pub mod output;
 pub mod parse;

@@ -65,7 +65,8 @@ fn readiness_follows_the_state() {
     let report: Value = serde_json::from_str(&ask(&ops, "GET", "/health").1).unwrap();
     let wanted = json!({
         "state": "failed", "live": false, "ready": false, "reason": "sync failed on lane 0",
-        "cores": 2, "cores_stalled": [], "version": env!("CARGO_PKG_VERSION"),
+        "cores": 2, "cores_stalled": [], "degraded": false, "damage": null,
+        "version": env!("CARGO_PKG_VERSION"),
     });
     assert_eq!(report, wanted);
     ops.stop();
