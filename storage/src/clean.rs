@@ -5,8 +5,11 @@
 //! key's newest record goes. Offsets keep their holes, and a batch its place: base offset, last
 //! offset delta and producer stay as they were.
 //!
-//! What is not certain stays: records of transactions whose end is not in sight supersede nothing;
-//! control batches stay; a batch that cannot be unfolded within the limits stays as it is.
+//! What is not certain stays: records of transactions whose end is not in sight supersede nothing; a
+//! batch that cannot be unfolded within the limits stays as it is. Markers stay for what they end: see
+//! `clean/markers.rs`.
+
+mod markers;
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::BuildHasherDefault;
@@ -17,6 +20,7 @@ use streambus_proto::records::{
     NewRecord, Record, RecordsError,
 };
 
+pub(crate) use self::markers::Passed;
 use crate::key::KeyHasher;
 use crate::key_hash::KeyHash;
 
@@ -52,11 +56,11 @@ pub(crate) fn for_each_key(
 /// What a topic's settings say about its compaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CleanPolicy {
-    /// Records younger than this stay (`min.compaction.lag.ms`).
+    /// Records younger than this stay (`min.compaction.lag.ms`); 0 for none.
     pub min_compaction_lag_ms: i64,
     /// A record older than this is due, whatever the ratio says (`max.compaction.lag.ms`).
     pub max_compaction_lag_ms: i64,
-    /// Which share of the log must be new, in millionths (`min.cleanable.dirty.ratio`).
+    /// More than this share of the log must be new, in millionths (`min.cleanable.dirty.ratio`).
     pub min_cleanable_dirty_ppm: u32,
     /// How long a tombstone stays after it was first cleaned (`delete.retention.ms`).
     pub delete_retention_ms: i64,
@@ -69,8 +73,18 @@ pub(crate) struct Dirt {
     pub(crate) clean_bytes: u64,
     /// Bytes since then that may be cleaned.
     pub(crate) dirty_bytes: u64,
-    /// Timestamp of the oldest of them, ms; negative when it has none.
-    pub(crate) oldest_timestamp: i64,
+    /// The oldest timestamp at the front of a range of them, ms.
+    pub(crate) oldest_timestamp: Option<i64>,
+}
+
+impl Dirt {
+    /// Counts in what a range has at its front; batches without a timestamp have no age.
+    pub(crate) fn see_timestamp(&mut self, timestamp: i64) {
+        if timestamp > 0 {
+            let oldest = self.oldest_timestamp.unwrap_or(timestamp);
+            self.oldest_timestamp = Some(oldest.min(timestamp));
+        }
+    }
 }
 
 impl CleanPolicy {
@@ -84,17 +98,25 @@ impl CleanPolicy {
         if dirty_bytes == 0 {
             return false;
         }
-        let age = now_ms.saturating_sub(oldest_timestamp);
-        if oldest_timestamp >= 0 && age > self.max_compaction_lag_ms {
+        if oldest_timestamp.is_some_and(|timestamp| self.is_overdue(timestamp, now_ms)) {
             return true;
         }
         let all = u128::from(clean_bytes) + u128::from(dirty_bytes);
-        u128::from(dirty_bytes) * 1_000_000 >= all * u128::from(self.min_cleanable_dirty_ppm)
+        u128::from(dirty_bytes) * 1_000_000 > all * u128::from(self.min_cleanable_dirty_ppm)
     }
 
-    /// Records with a timestamp after this are too young.
+    /// Whether a record with this timestamp has waited for too long.
+    pub(crate) fn is_overdue(&self, timestamp: i64, now_ms: i64) -> bool {
+        timestamp > 0 && now_ms.saturating_sub(timestamp) > self.max_compaction_lag_ms.max(0)
+    }
+
+    /// Records with a timestamp after this are too young. Without a lag none is, whatever it says:
+    /// a producer whose clock is ahead must not keep a log from being compacted.
     pub(crate) fn youngest(&self, now_ms: i64) -> i64 {
-        now_ms.saturating_sub(self.min_compaction_lag_ms.max(0))
+        match self.min_compaction_lag_ms {
+            ..=0 => i64::MAX,
+            lag => now_ms.saturating_sub(lag),
+        }
     }
 }
 
@@ -116,6 +138,9 @@ struct Pending {
 }
 
 /// The newest offset of each key in a stretch of the log. Bounded by `keys_max`, but one batch.
+///
+/// A full survey takes no more keys. It goes on for as long as it must to learn how the transactions
+/// ended whose records it has: one of more records than there is room for must not hold it up for ever.
 pub(crate) struct Survey {
     hash: KeyHash,
     keys_max: usize,
@@ -126,6 +151,7 @@ pub(crate) struct Survey {
     aborted: BTreeMap<i64, Vec<(Offset, Offset)>>,
     start: Offset,
     end: Offset,
+    is_full: bool,
     scratch: Vec<u8>,
 }
 
@@ -141,13 +167,14 @@ impl Survey {
             aborted: BTreeMap::new(),
             start,
             end: start,
+            is_full: false,
             scratch: Vec::new(),
         }
     }
 
-    /// Whether there is no room for the keys of another batch.
-    pub(crate) fn is_full(&self) -> bool {
-        self.newest.len() + self.pending_keys >= self.keys_max
+    /// Whether there is nothing to be learnt from further batches.
+    pub(crate) fn is_done(&self) -> bool {
+        self.is_full && self.pending.is_empty()
     }
 
     /// Where the survey began.
@@ -171,6 +198,12 @@ impl Survey {
         let Ok((batch, _)) = BatchView::split_first(bytes) else {
             return;
         };
+        if self.is_full {
+            if batch.attributes().is_control() {
+                self.take_marker(&batch);
+            }
+            return;
+        }
         assert!(
             batch.base_offset() >= self.end || batch.next_offset() > self.end,
             "a survey that goes back"
@@ -184,6 +217,7 @@ impl Survey {
         // A batch that cannot be read stays: what of it was read before the failure counts.
         let _ = self.take_records(&batch, &mut scratch);
         self.scratch = scratch;
+        self.is_full = self.newest.len() + self.pending_keys >= self.keys_max;
     }
 
     fn take_records(
@@ -249,7 +283,7 @@ impl Survey {
         })
     }
 
-    /// What remains of a batch. One that `must_stay` keeps its header at least: the log's end is
+    /// What remains of a batch; a pass looks at them in order, from the log's start on. One that `must_stay` keeps its header at least: the log's end is
     /// known by its last batch.
     pub(crate) fn remains(
         &self,
@@ -258,15 +292,21 @@ impl Survey {
         now_ms: i64,
         must_stay: bool,
         scratch: &mut Vec<u8>,
+        passed: &mut Passed,
     ) -> Remains {
         let Ok((batch, _)) = BatchView::split_first(bytes) else {
             return Remains::Whole;
         };
-        if batch.base_offset() >= self.end || batch.attributes().is_control() {
+        if batch.base_offset() >= self.end {
             return Remains::Whole;
         }
-        let rebuilt = self.rebuild(&batch, policy, now_ms, must_stay, scratch);
-        rebuilt.unwrap_or(Remains::Whole)
+        let remains = if batch.attributes().is_control() {
+            passed.marker(&batch, policy, now_ms, must_stay)
+        } else {
+            passed.see(&batch);
+            self.rebuild(&batch, policy, now_ms, must_stay, scratch)
+        };
+        remains.unwrap_or(Remains::Whole)
     }
 
     fn rebuild(

@@ -53,7 +53,8 @@ fn survey(batches: &[Vec<u8>]) -> Survey {
 }
 
 fn remains(survey: &Survey, bytes: &[u8], now_ms: i64) -> Remains {
-    survey.remains(bytes, &POLICY, now_ms, false, &mut Vec::new())
+    let mut passed = Passed::default();
+    survey.remains(bytes, &POLICY, now_ms, false, &mut Vec::new(), &mut passed)
 }
 
 /// Offsets and values of what is left.
@@ -115,7 +116,9 @@ fn a_batch_of_nothing_new_goes_unless_it_holds_the_end() {
     let survey = survey(&[old.clone(), marker(3, 4, ControlKind::Commit), new]);
     assert_eq!(remains(&survey, &old, 0), Remains::Nothing);
     let mut scratch = Vec::new();
-    let Remains::Part(empty) = survey.remains(&old, &POLICY, 0, true, &mut scratch) else {
+    let Remains::Part(empty) =
+        survey.remains(&old, &POLICY, 0, true, &mut scratch, &mut Passed::default())
+    else {
         panic!("an empty batch");
     };
     assert_eq!(records(&empty), []);
@@ -128,7 +131,14 @@ fn a_batch_of_nothing_new_goes_unless_it_holds_the_end() {
     assert_eq!(view.base_sequence(), 7);
     assert_eq!(view.max_timestamp(), 102);
     assert_eq!(remains(&survey, &empty, 0), Remains::Nothing);
-    let again = survey.remains(&empty, &POLICY, 0, true, &mut scratch);
+    let again = survey.remains(
+        &empty,
+        &POLICY,
+        0,
+        true,
+        &mut scratch,
+        &mut Passed::default(),
+    );
     assert_eq!(again, Remains::Whole);
 }
 
@@ -163,8 +173,8 @@ fn a_tombstone_stays_for_its_time() {
 
 #[test]
 fn transactions_count_when_they_are_decided() {
-    // Proves that committed records supersede, aborted ones go and supersede nothing, undecided
-    // ones supersede nothing and are surveyed again, and that markers stay.
+    // Proves that committed records supersede, aborted ones go and supersede nothing, and that
+    // undecided ones supersede nothing and are surveyed again.
     let plain = batch(
         0,
         Codec::None,
@@ -183,7 +193,7 @@ fn transactions_count_when_they_are_decided() {
     };
     assert_eq!(records(&rest), [(0, Some("0".to_owned()))]);
     assert_eq!(remains(&survey, &aborted, 0), Remains::Nothing);
-    for stays in [&committed, &abort, &commit, &open] {
+    for stays in [&committed, &open] {
         assert_eq!(remains(&survey, stays, i64::MAX), Remains::Whole);
     }
     assert_eq!((survey.end(), survey.settled_end()), (Offset(7), Offset(6)));
@@ -205,32 +215,188 @@ fn what_cannot_be_read_stays() {
         assert!(remains(&survey, stays, 0) == Remains::Whole);
     }
     survey.keys_max = 2;
-    assert!(!survey.is_full());
+    assert!(!survey.is_done());
     survey.take(&batch(3, Codec::None, &[(Some("b"), None)], None));
-    assert!(survey.is_full());
+    assert!(survey.is_done());
+}
+
+/// What is left of a log after a pass at this time, and what became of each batch.
+fn pass(log: &[Vec<u8>], now_ms: i64) -> (Vec<Vec<u8>>, String) {
+    let survey = survey(log);
+    let (mut passed, mut scratch) = (Passed::default(), Vec::new());
+    let mut left = Vec::new();
+    let mut told = String::new();
+    for bytes in log {
+        let remains = survey.remains(bytes, &POLICY, now_ms, false, &mut scratch, &mut passed);
+        told.push(match &remains {
+            Remains::Whole => 'w',
+            Remains::Part(_) => 'p',
+            Remains::Nothing => '-',
+        });
+        match remains {
+            Remains::Whole => left.push(bytes.clone()),
+            Remains::Part(rest) => left.push(rest),
+            Remains::Nothing => {}
+        }
+    }
+    (left, told)
+}
+
+#[test]
+fn markers_go_a_while_after_their_records() {
+    // Proves Kafka's rule for control batches, pass by pass: a marker stays in the pass in which the
+    // last of its transaction's records go, is given its horizon in the next one (delete.retention.ms,
+    // 1,000 here), keeps kind and offset, and goes after it; a marker whose records stay stays; and a
+    // producer's transactions are told apart, those of several at once too.
+    let log = [
+        batch(0, Codec::Lz4, &[(Some("a"), Some("1"))], Some(1)),
+        batch(1, Codec::Lz4, &[(Some("b"), Some("1"))], Some(2)),
+        batch(2, Codec::Lz4, &[(Some("c"), Some("1"))], Some(3)),
+        marker(3, 1, ControlKind::Commit),
+        marker(4, 2, ControlKind::Abort),
+        batch(5, Codec::Lz4, &[(Some("a"), Some("2"))], Some(1)),
+        marker(6, 3, ControlKind::Commit),
+        marker(7, 1, ControlKind::Commit),
+        marker(8, 1, ControlKind::Other(7)),
+    ];
+    // Records: a of 1 is replaced, b aborted, c stays.
+    let (log, told) = pass(&log, 10_000);
+    assert_eq!(told, "--wwwwwww");
+    let (log, told) = pass(&log, 20_000);
+    assert_eq!(told, "wppwwww");
+    for (bytes, kind, offset) in [
+        (&log[1], ControlKind::Commit, 3),
+        (&log[2], ControlKind::Abort, 4),
+    ] {
+        let (view, _) = BatchView::split_first(bytes).unwrap();
+        view.verify().unwrap();
+        assert!(view.attributes().is_control() && view.attributes().has_delete_horizon());
+        assert_eq!((view.base_timestamp(), view.max_timestamp()), (21_000, 200));
+        assert_eq!(view.base_offset(), Offset(offset));
+        let read = EndTransactionMarker::of_batch(&view).unwrap().unwrap();
+        assert_eq!((read.kind, read.coordinator_epoch), (kind, 1));
+    }
+    let (log, told) = pass(&log, 20_999);
+    assert_eq!(told, "wwwwwww");
+    let (log, told) = pass(&log, 21_000);
+    assert_eq!(told, "w--wwww");
+    let (_, told) = pass(&log, 90_000);
+    assert_eq!(told, "wwwww");
+}
+
+#[test]
+fn a_marker_that_must_stay_stays() {
+    // Proves that the last batch of a range stays though its time is over, and that a pass which meets
+    // more producers than it can keep track of drops no marker.
+    let old = marker(0, 1, ControlKind::Commit);
+    let survey = survey(std::slice::from_ref(&old));
+    let mut scratch = Vec::new();
+    let mut see = |bytes: &[u8], now_ms, must_stay, passed: &mut Passed| {
+        survey.remains(bytes, &POLICY, now_ms, must_stay, &mut scratch, passed)
+    };
+    let Remains::Part(marked) = see(&old, 0, true, &mut Passed::default()) else {
+        panic!("it is given its horizon");
+    };
+    let must_stay = see(&marked, 5_000, true, &mut Passed::default());
+    assert_eq!(must_stay, Remains::Whole);
+    assert_eq!(
+        see(&marked, 5_000, false, &mut Passed::default()),
+        Remains::Nothing
+    );
+    let mut many = Passed::default();
+    for producer in 2..70_000 {
+        let one = batch(0, Codec::None, &[(Some("a"), None)], Some(producer));
+        many.see(&BatchView::split_first(&one).unwrap().0);
+    }
+    assert_eq!(see(&marked, 5_000, false, &mut many), Remains::Whole);
+}
+
+#[test]
+fn a_transaction_larger_than_the_survey_does_not_stop_it() {
+    // Proves that a survey which fills up within a transaction goes on until it knows how that ends,
+    // without further keys, and that what it knows then holds up to where it was full.
+    for (kind, left) in [(ControlKind::Commit, 2), (ControlKind::Abort, 1)] {
+        let mut survey = Survey::new(KeyHash::new(Nonce(1)), 3, Offset(0));
+        let plain = batch(0, Codec::None, &[(Some("a"), Some("0"))], None);
+        survey.take(&plain);
+        let keys = ["a", "b", "c", "d"].map(|key| (Some(key), Some("1")));
+        let large: Vec<Vec<u8>> = (0..4)
+            .map(|nth| batch(1 + nth, Codec::None, &keys[nth as usize..][..1], Some(9)))
+            .collect();
+        for one in &large {
+            survey.take(one);
+            assert!(!survey.is_done());
+        }
+        assert_eq!((survey.end(), survey.settled_end()), (Offset(3), Offset(1)));
+        survey.take(&batch(5, Codec::None, &[(Some("z"), Some("1"))], None));
+        survey.take(&marker(6, 9, kind));
+        assert!(survey.is_done());
+        assert_eq!((survey.end(), survey.settled_end()), (Offset(3), Offset(3)));
+        let all: Vec<Vec<u8>> = std::iter::once(plain).chain(large).collect();
+        let stay = |bytes: &&Vec<u8>| remains(&survey, bytes, 0) == Remains::Whole;
+        // With the commit a of the transaction stays, b too; with the abort a of before. What lies
+        // behind the survey's end stays.
+        let bases: Vec<usize> = (0..5).filter(|at| stay(&&all[*at])).collect();
+        let expected: &[usize] = if left == 2 { &[1, 2, 3, 4] } else { &[0, 3, 4] };
+        assert_eq!(bases, expected, "{kind:?}");
+    }
 }
 
 #[test]
 fn a_partition_is_due_by_share_or_by_age() {
-    // Proves min.cleanable.dirty.ratio and max.compaction.lag.ms at their edges.
-    let cases = [
-        (100, 0, -1, false),
-        (0, 1, -1, true),
-        (101, 100, -1, false),
-        (100, 100, -1, true),
-        (1_000, 1, 8_999, true),
-        (1_000, 1, 9_000, false),
+    // Proves min.cleanable.dirty.ratio (more than that share, as Kafka compares) and
+    // max.compaction.lag.ms at their edges, with a lag that is not set, and for logs without age.
+    let table = [
+        // clean bytes, dirty bytes, oldest timestamps, share, longest lag, due
+        (100, 0, &[1][..], 0, 0, false),
+        (0, 1, &[], 0, i64::MAX, true),
+        (0, 1, &[], 999_999, i64::MAX, true),
+        (0, 1, &[], 1_000_000, i64::MAX, false),
+        (101, 100, &[], 500_000, i64::MAX, false),
+        (100, 100, &[], 500_000, i64::MAX, false),
+        (100, 101, &[], 500_000, i64::MAX, true),
+        (1_000, 1, &[8_999], 500_000, 1_000, true),
+        (1_000, 1, &[9_000], 500_000, 1_000, false),
+        (1_000, 1, &[9_900, 8_999, 9_950], 500_000, 1_000, true),
+        (1_000, 1, &[-1, 0], 500_000, 1_000, false),
+        (1_000, 1, &[1], 500_000, i64::MAX, false),
+        (1_000, 1, &[9_999], 500_000, -5, true),
+        (1_000, 1, &[20_000], 500_000, 0, false),
     ];
-    let policy = CleanPolicy {
-        max_compaction_lag_ms: 1_000,
-        ..POLICY
-    };
-    for (clean_bytes, dirty_bytes, oldest_timestamp, due) in cases {
-        let dirt = Dirt {
+    for (clean_bytes, dirty_bytes, timestamps, share, lag, due) in table {
+        let policy = CleanPolicy {
+            max_compaction_lag_ms: lag,
+            min_cleanable_dirty_ppm: share,
+            ..POLICY
+        };
+        let mut dirt = Dirt {
             clean_bytes,
             dirty_bytes,
-            oldest_timestamp,
+            ..Dirt::default()
         };
-        assert_eq!(policy.is_due(dirt, 10_000), due, "{dirt:?}");
+        for timestamp in timestamps {
+            dirt.see_timestamp(*timestamp);
+        }
+        assert_eq!(policy.is_due(dirt, 10_000), due, "{dirt:?} with {policy:?}");
+    }
+}
+
+#[test]
+fn records_younger_than_the_lag_wait() {
+    // Proves min.compaction.lag.ms: the newest timestamp that may be cleaned; without a lag there is
+    // no such limit, also for timestamps that lie ahead.
+    let table = [
+        (0, i64::MAX),
+        (-1, i64::MAX),
+        (1, 9_999),
+        (4_000, 6_000),
+        (i64::MAX, 10_000 - i64::MAX),
+    ];
+    for (lag, youngest) in table {
+        let policy = CleanPolicy {
+            min_compaction_lag_ms: lag,
+            ..POLICY
+        };
+        assert_eq!(policy.youngest(10_000), youngest, "lag {lag}");
     }
 }

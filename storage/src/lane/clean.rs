@@ -15,7 +15,7 @@ use streambus_shards::{Buf, yield_if_needed};
 use super::Lane;
 use super::state::{LiveTable, State};
 use crate::batch::BatchInfo;
-use crate::clean::{CleanPolicy, Dirt, Remains, Survey};
+use crate::clean::{CleanPolicy, Dirt, Passed, Remains, Survey};
 use crate::error::StorageError;
 use crate::key::PartitionKey;
 use crate::key_hash::KeyHash;
@@ -52,6 +52,7 @@ pub(super) struct Cleaning {
     /// Tells this partition from a later one of the same name.
     created_sequence: u64,
     survey: Survey,
+    passed: Passed,
     surveyed: bool,
     sources: Vec<Source>,
     /// The source that is read, and where in it; its front when `None`.
@@ -76,7 +77,8 @@ struct Group {
 
 impl Lane {
     /// Has the partition compacted by key, in the background, if its settings say that it is due;
-    /// returns whether it is. Nothing from `upto` on is touched, nor what is only in memory.
+    /// returns whether it is. Nothing from `upto` on is touched, nor what is only in memory; but what has
+    /// been in memory for longer than the longest lag is flushed, for the next time.
     ///
     /// `upto` must be at or below the last stable offset: what is decided may be replaced.
     pub fn clean(&self, key: PartitionKey, policy: CleanPolicy, upto: Offset, now_ms: i64) -> bool {
@@ -92,6 +94,11 @@ impl Lane {
             now_ms,
         };
         let due = request.is_due(partition);
+        let overdue = !due && request.is_overdue_in_memory(partition);
+        if overdue && state.frozen.is_empty() {
+            state.freeze_wanted = true;
+            self.wal_wake.notify_one();
+        }
         if !due || state.cleans.len() >= WAITING_MAX {
             return false;
         }
@@ -134,6 +141,7 @@ impl Lane {
                 request,
                 created_sequence: partition.created_sequence,
                 survey: Survey::new(hash, state.config.clean_keys_max, start),
+                passed: Passed::default(),
                 surveyed: false,
                 sources: sources.collect(),
                 at: 0,
@@ -348,7 +356,7 @@ impl Cleaning {
             survey, sources, ..
         } = self;
         let start = survey.end();
-        let Some(source) = sources.get_mut(self.at).filter(|_| !survey.is_full()) else {
+        let Some(source) = sources.get_mut(self.at).filter(|_| !survey.is_done()) else {
             self.end_survey();
             return Ok(());
         };
@@ -363,7 +371,7 @@ impl Cleaning {
         let bytes = source.cursor.batches_at(&(position..end)).await?;
         let mut at = 0;
         while let Some((info, batch)) = batch_at(&bytes, at) {
-            if survey.is_full() {
+            if survey.is_done() {
                 self.end_survey();
                 return Ok(());
             }
@@ -415,9 +423,14 @@ impl Cleaning {
         while let Some((info, batch)) = batch_at(&bytes, at) {
             at += info.bytes;
             let is_last = last_source && position + at as u64 == end;
-            let remains = self
-                .survey
-                .remains(&batch, &policy, now_ms, is_last, &mut self.scratch);
+            let remains = self.survey.remains(
+                &batch,
+                &policy,
+                now_ms,
+                is_last,
+                &mut self.scratch,
+                &mut self.passed,
+            );
             group.read_bytes += info.bytes as u64;
             group.changed |= remains != Remains::Whole;
             let kept = match remains {
@@ -470,20 +483,25 @@ impl CleanRequest {
         partition.ranges.get(..count).unwrap_or_default()
     }
 
+    /// Whether what is only in memory should have been compacted by now.
+    fn is_overdue_in_memory(&self, partition: &Partition) -> bool {
+        let mut memory = partition.mem.iter();
+        memory.next().is_some_and(|oldest| {
+            oldest.last_offset < self.upto
+                && self.policy.is_overdue(oldest.max_timestamp, self.now_ms)
+        })
+    }
+
     fn is_due(&self, partition: &Partition) -> bool {
-        let mut dirt = Dirt {
-            oldest_timestamp: -1,
-            ..Dirt::default()
-        };
+        let mut dirt = Dirt::default();
         for range in self.cleanable(partition) {
             let part = range.part();
             if range.end <= partition.cleaned_end {
                 dirt.clean_bytes += part.bytes;
                 continue;
             }
-            if dirt.dirty_bytes == 0 {
-                let first = part.index.first();
-                dirt.oldest_timestamp = first.map_or(-1, |entry| entry.max_timestamp);
+            if let Some(first) = part.index.first() {
+                dirt.see_timestamp(first.max_timestamp);
             }
             dirt.dirty_bytes += part.bytes;
         }

@@ -130,6 +130,8 @@ pub(crate) struct State {
     /// An append found no WAL file to go on in: freeze, so that files come free. Cleared by what
     /// may have changed that, so that whoever was refused tries again and does not spin.
     wal_exhausted: bool,
+    /// What is in memory shall go to tables, full or not.
+    pub(crate) freeze_wanted: bool,
     /// WAL files by epoch. Those before the floor's are for recycling.
     pub(crate) wal: BTreeMap<u64, Rc<File>>,
     pub(crate) floor: WalPlace,
@@ -165,6 +167,7 @@ impl State {
             active: Memtable::new(1),
             frozen: VecDeque::new(),
             wal_exhausted: false,
+            freeze_wanted: false,
             wal: BTreeMap::new(),
             floor: manifest.floor,
             nonce: manifest.nonce,
@@ -459,7 +462,8 @@ impl State {
     pub(crate) fn freeze_is_due(&self) -> bool {
         let held = self.active.held_bytes + self.buffer.open_bytes();
         let room = self.frozen.len() < self.config.memtables_frozen_max;
-        let due = held >= self.config.memtable_bytes || self.wal_exhausted;
+        let wanted = self.wal_exhausted || self.freeze_wanted;
+        let due = held >= self.config.memtable_bytes || wanted;
         room && due && held > 0
     }
 
@@ -492,6 +496,7 @@ impl State {
         frozen.wal_end = Some(self.buffer.place());
         self.frozen.push_back(Rc::new(frozen));
         self.wal_exhausted = false;
+        self.freeze_wanted = false;
     }
 
     /// The oldest frozen memtable is in tables and the manifest says so.

@@ -279,3 +279,59 @@ fn a_compacted_log_shrinks_to_its_keys() {
     })
     .unwrap();
 }
+
+#[test]
+fn a_quiet_partition_is_compacted_when_its_longest_lag_is_over() {
+    // Proves max.compaction.lag.ms for what is only in memory: few records that would stay there for
+    // long are flushed when they are overdue, not before, and then compacted; min.compaction.lag.ms
+    // holds back a table that has one younger record.
+    let dir = tempfile::tempdir().unwrap();
+    run_alone(async {
+        let (lane, _, _) = started(dir.path(), small()).await;
+        let mut builder = BatchBuilder::new(Codec::None);
+        for value in [&b"old"[..], b"new"] {
+            builder.push(&NewRecord {
+                timestamp: 1_000,
+                key: Some(b"key"),
+                value: Some(value),
+                headers: &[],
+            });
+        }
+        append(&lane, key(0), &builder.build()).await;
+        durable(&lane, key(0), Offset(2)).await;
+        let lag = |min, max| CleanPolicy {
+            min_compaction_lag_ms: min,
+            max_compaction_lag_ms: max,
+            ..POLICY
+        };
+        let clean = |policy, now_ms| lane.clean(key(0), policy, Offset(2), now_ms);
+        assert!(!clean(lag(0, i64::MAX), 900_000));
+        assert!(!clean(lag(0, 10_000), 11_000), "not before the lag is over");
+        assert!(!lane.state.borrow().freeze_wanted);
+        assert!(
+            !lane.clean(key(0), lag(0, 10_000), Offset(1), 11_001),
+            "undecided"
+        );
+        assert!(!lane.state.borrow().freeze_wanted);
+        assert!(!clean(lag(0, 10_000), 11_001), "it has to be flushed first");
+        while lane
+            .state
+            .borrow()
+            .partition(key(0))
+            .unwrap()
+            .ranges
+            .is_empty()
+        {
+            yield_now().await;
+        }
+        assert!(!clean(lag(10_002, 10_000), 11_001), "too young");
+        assert!(clean(lag(10_001, 10_000), 11_001));
+        while lane.cleaned_end(key(0)) != Some(Offset(2)) {
+            yield_now().await;
+        }
+        let left = records_of(&lane, 0, 1 << 20).await;
+        assert_eq!(left.keys().copied().collect::<Vec<_>>(), [1]);
+        lane.close().await.unwrap();
+    })
+    .unwrap();
+}
