@@ -1,8 +1,10 @@
 //! Waiting for each other on one core. Nothing here is shared between cores.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 /// A bell: tasks wait for it to ring.
@@ -115,6 +117,68 @@ impl Drop for Notified<'_> {
     }
 }
 
+/// A line: whoever stands in it goes when those who came before have gone.
+#[derive(Debug, Default)]
+pub struct Line {
+    /// The numbers of those who stand, in the order in which they came.
+    standing: RefCell<VecDeque<(u64, Option<Waker>)>>,
+    next_number: Cell<u64>,
+}
+
+impl Line {
+    /// Whether nobody stands in it.
+    pub fn is_empty(&self) -> bool {
+        self.standing.borrow().is_empty()
+    }
+
+    /// Joins it at its end. The place is taken with this call, not when it is first waited for.
+    pub fn join(self: &Rc<Line>) -> Place {
+        let number = self.next_number.get();
+        self.next_number.set(number + 1);
+        self.standing.borrow_mut().push_back((number, None));
+        Place {
+            line: Rc::clone(self),
+            number,
+        }
+    }
+}
+
+/// A place in a [`Line`]. Dropping it leaves the line, and the next may go.
+#[derive(Debug)]
+pub struct Place {
+    line: Rc<Line>,
+    number: u64,
+}
+
+impl Place {
+    /// Resolves when nobody stands before it.
+    pub fn first(&self) -> impl Future<Output = ()> {
+        std::future::poll_fn(|cx| {
+            let mut standing = self.line.standing.borrow_mut();
+            let at = standing.iter().position(|(other, _)| *other == self.number);
+            let at = at.expect("a place is in its line until it is dropped");
+            if at == 0 {
+                return Poll::Ready(());
+            }
+            standing[at].1 = Some(cx.waker().clone());
+            Poll::Pending
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let next = {
+            let mut standing = self.line.standing.borrow_mut();
+            standing.retain(|(other, _)| *other != self.number);
+            standing.front_mut().and_then(|(_, waker)| waker.take())
+        };
+        if let Some(waker) = next {
+            waker.wake();
+        }
+    }
+}
+
 /// A place for one value that one task waits for.
 #[derive(Debug)]
 pub struct Slot<T> {
@@ -180,6 +244,23 @@ mod tests {
         bell.notify_one();
         drop(first);
         assert!(poll(second), "the dropped waiter's ring went to the next");
+    }
+
+    #[test]
+    fn a_line_goes_in_the_order_in_which_it_was_joined() {
+        // Proves that nobody goes before those who came earlier, whoever is polled first, and that leaving
+        // the line lets the next go.
+        let line = Rc::new(Line::default());
+        assert!(line.is_empty());
+        let (first, second, third) = (line.join(), line.join(), line.join());
+        assert!(!poll(pin!(third.first())) && !poll(pin!(second.first())));
+        assert!(poll(pin!(first.first())));
+        drop(second);
+        assert!(!poll(pin!(third.first())), "the first still stands");
+        drop(first);
+        assert!(poll(pin!(third.first())));
+        drop(third);
+        assert!(line.is_empty());
     }
 
     #[test]

@@ -1,15 +1,15 @@
 //! Appending: from a produced batch to a committed one.
 //!
-//! Two steps. [`Shard::begin_append`] judges the batch and hands it to the lane at once, so that the
-//! batches of a connection keep their order; [`Shard::committed`] waits for the sync that covers
-//! them, which many requests share.
+//! Two steps. [`Shard::begin_append`] judges the batch and hands it to the lane at once, or puts it into
+//! the lane's line while that is full, so that the batches of a connection keep their order;
+//! [`Shard::committed`] waits for the sync that covers them, which many requests share.
 
 use std::rc::Rc;
 
 use streambus_proto::error_code::ErrorCode;
 use streambus_proto::ids::Offset;
 use streambus_proto::records::{self, BatchView, DecompressLimits, RecordsError};
-use streambus_shards::{Buf, wall_ms};
+use streambus_shards::{Buf, Task, spawn, wall_ms};
 use streambus_storage::{AppendError, Lane, PartitionKey};
 
 use super::op::{AppendItem, AppendOutcome, AppendRefusal, Appended};
@@ -36,6 +36,15 @@ pub enum Pending {
     },
 }
 
+/// A batch that was handed in.
+#[derive(Debug)]
+pub enum Begun {
+    /// It is in the log, or refused.
+    Done(Pending),
+    /// The lane is full: it will be in the log in its turn.
+    InLine(Task<Pending>),
+}
+
 impl Pending {
     fn refused(code: ErrorCode, message: String) -> Pending {
         Pending::Settled(Err(AppendRefusal::new(code, message)))
@@ -43,23 +52,49 @@ impl Pending {
 }
 
 impl Shard {
-    /// Judges one batch and puts it into the lane's log. Waits only while the lane is full, and
-    /// then in turn with the others, so that no batch overtakes an earlier one.
-    pub async fn begin_append(&self, item: &AppendItem) -> Pending {
-        let facts = match self.judge(item) {
-            Ok(facts) => facts,
-            Err(refusal) => return Pending::Settled(Err(refusal)),
+    /// Judges one batch and puts it into the lane's log, in the order of the calls: while the lane is full it
+    /// waits in line, and no batch overtakes an earlier one.
+    pub fn begin_append(self: &Rc<Self>, item: &AppendItem) -> Begun {
+        let (facts, lane) = match self.judge(item) {
+            Ok(judged) => judged,
+            Err(refusal) => return Begun::Done(Pending::Settled(Err(refusal))),
         };
-        loop {
-            match self.try_append(item, &facts) {
-                Ok(pending) => return pending,
-                Err(lane) => lane.writable().await,
-            }
+        if lane.line().is_empty()
+            && let Ok(pending) = self.try_append(item, &facts)
+        {
+            return Begun::Done(pending);
         }
+        let place = lane.line().join();
+        let (shard, item) = (Rc::clone(self), item.clone());
+        Begun::InLine(spawn(async move {
+            place.first().await;
+            loop {
+                match shard.try_append(&item, &facts) {
+                    Ok(pending) => return pending,
+                    Err(lane) => lane.writable().await,
+                }
+            }
+        }))
     }
 
-    /// Checks the batch by itself and against the topic's settings. Once: it reads all of its bytes.
-    fn judge(&self, item: &AppendItem) -> Result<BatchFacts, AppendRefusal> {
+    /// Begins appends in their order and waits until all are in their logs or refused.
+    pub async fn append_here(self: &Rc<Self>, items: &[AppendItem]) -> Vec<Pending> {
+        // All stand in line before any of them waits: one lane that is full holds no other up, and what comes
+        // next for that one does not overtake what is here.
+        let begun: Vec<Begun> = items.iter().map(|item| self.begin_append(item)).collect();
+        let mut pending = Vec::with_capacity(begun.len());
+        for one in begun {
+            pending.push(match one {
+                Begun::Done(pending) => pending,
+                Begun::InLine(task) => task.await,
+            });
+        }
+        pending
+    }
+
+    /// Checks the batch by itself and against the topic's settings, and says which lane it goes to. Once: it
+    /// reads all of its bytes.
+    fn judge(&self, item: &AppendItem) -> Result<(BatchFacts, Rc<Lane>), AppendRefusal> {
         let partitions = self.partitions.borrow();
         let led = partitions
             .get(&item.key)
@@ -68,7 +103,8 @@ impl Shard {
             // One node is the whole in-sync set.
             return Err(ErrorCode::NotEnoughReplicas.into());
         }
-        inspect(&item.records, &led.settings, wall_ms())
+        let facts = inspect(&item.records, &led.settings, wall_ms())?;
+        Ok((facts, Rc::clone(&led.lane)))
     }
 
     /// One attempt; the lane comes back if it is full.

@@ -56,14 +56,12 @@ impl Shard {
         items: Vec<AppendItem>,
     ) -> impl Future<Output = Vec<AppendOutcome>> + 'static {
         let count = items.len();
-        let mut local = Vec::new();
+        let mut local = None;
         let mut elsewhere = Vec::new();
         for (core, group) in self.split(items, |item| item.key) {
             let (places, items): (Vec<usize>, Vec<AppendItem>) = group.into_iter().unzip();
             if core == self.core() {
-                for (place, item) in places.into_iter().zip(&items) {
-                    local.push((place, self.begin_append(item).await));
-                }
+                local = Some((places, self.append_here(&items).await));
             } else {
                 let shard = Rc::clone(self);
                 // Begun here, so that the request leaves in the connection's order.
@@ -77,7 +75,7 @@ impl Shard {
             let mut outcomes: Vec<AppendOutcome> = (0..count)
                 .map(|_| Err(ErrorCode::UnknownServerError.into()))
                 .collect();
-            let (places, pending): (Vec<usize>, Vec<Pending>) = local.into_iter().unzip();
+            let (places, pending): (Vec<usize>, Vec<Pending>) = local.unwrap_or_default();
             for (place, outcome) in places.into_iter().zip(shard.committed(pending).await) {
                 outcomes[place] = outcome;
             }
@@ -289,10 +287,7 @@ impl Shard {
     pub async fn execute(self: &Rc<Self>, op: Op) -> Reply {
         match op {
             Op::Append(items) => {
-                let mut pending = Vec::with_capacity(items.len());
-                for item in &items {
-                    pending.push(self.begin_append(item).await);
-                }
+                let pending = self.append_here(&items).await;
                 Reply::Append(self.committed(pending).await)
             }
             Op::Read { items, bytes_max } => Reply::Read(self.read_here(items, bytes_max).await),

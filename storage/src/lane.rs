@@ -27,7 +27,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use streambus_proto::ids::{LeaderEpoch, Offset};
-use streambus_shards::sync::Notify;
+use streambus_shards::sync::{Line, Notify};
 use streambus_shards::{Queue, Task, spawn_in};
 
 pub(crate) use self::flush::write_manifest;
@@ -74,6 +74,8 @@ pub struct Lane {
     durable_wake: Notify,
     /// Wakes those who were refused with [`AppendError::Full`].
     writable_wake: Notify,
+    /// Where they stand until then.
+    line: Rc<Line>,
     tasks: RefCell<Vec<Task<()>>>,
     cache: Rc<BlockCache>,
     reserve: Reserve,
@@ -139,6 +141,12 @@ impl Lane {
             }
             self.writable_wake.notified().await;
         }
+    }
+
+    /// Where those stand whose appends were refused with [`AppendError::Full`], so that a batch that comes
+    /// when there is room again does not overtake them.
+    pub fn line(&self) -> &Rc<Line> {
+        &self.line
     }
 
     /// The partitions that the lane has.

@@ -34,6 +34,8 @@ pub enum Rule {
     RealTimeOrder,
     /// A producer's records stand in the order of its sends.
     ProducerOrder,
+    /// A retry is known as one, and what follows is expected.
+    Sequence,
     /// A reader that reads on skips nothing and goes back to nothing.
     ReadOn,
     /// The high watermark does not go back.

@@ -88,6 +88,8 @@ pub struct Send {
     pub end: Option<(Duration, End)>,
     /// How often it was put on the wire.
     pub sendings: u32,
+    /// Its producer was told that it is out of order, when everything before it had ended.
+    pub out_of_order: bool,
 }
 
 /// What a reader found at an offset.
@@ -215,6 +217,11 @@ impl History {
     /// Notes that a send was put on the wire once more.
     pub fn sending(&mut self, id: SendId) {
         self.sends[id.0].sendings += 1;
+    }
+
+    /// Notes that a send which was next in its producer's order was called out of order.
+    pub fn out_of_order(&mut self, id: SendId) {
+        self.sends[id.0].out_of_order = true;
     }
 
     /// Ends a send.

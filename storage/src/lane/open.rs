@@ -571,6 +571,7 @@ impl Opening {
             scrub_wake: Notify::new(),
             durable_wake: Notify::new(),
             writable_wake: Notify::new(),
+            line: Rc::default(),
             tasks: std::cell::RefCell::default(),
             cache,
             reserve: Reserve::default(),

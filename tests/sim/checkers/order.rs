@@ -27,6 +27,7 @@ pub fn check(history: &History) -> Vec<Breach> {
             breaches.extend(by_producer(*log, appends));
         }
     }
+    breaches.extend(sequences(history));
     breaches.extend(reading_on(history));
     breaches
 }
@@ -55,12 +56,15 @@ fn real_time(log: Log, appends: &[(Offset, Duration, &Send)]) -> Option<Breach> 
     None
 }
 
-/// An idempotent producer's records stand in the order of its sends. One without idempotence may overtake
-/// itself when it retries; and so may one whose records all went with old ones, for the broker knows its
-/// sequences by its records.
+/// A producer's records stand in the order of its sends. One without idempotence may overtake itself when it
+/// retries, so that only what it sent once is looked at; and so may one whose records all went with old
+/// ones, for the broker knows its sequences by its records.
 fn by_producer(log: Log, appends: &[(Offset, Duration, &Send)]) -> Option<Breach> {
     let mut last: BTreeMap<u32, (u32, Offset)> = BTreeMap::new();
-    for (offset, _, send) in appends.iter().filter(|(.., send)| send.idempotent) {
+    for (offset, _, send) in appends
+        .iter()
+        .filter(|(.., send)| send.idempotent || send.sendings == 1)
+    {
         let value = send.value;
         let before = last.insert(value.producer, (value.sequence, *offset));
         if let Some((sequence, at)) = before
@@ -76,6 +80,18 @@ fn by_producer(log: Log, appends: &[(Offset, Duration, &Send)]) -> Option<Breach
         }
     }
     None
+}
+
+/// An idempotent producer that goes on where it was, or repeats one of the batches that it may have in flight, is
+/// never out of order: the broker knows what it stored.
+fn sequences(history: &History) -> Option<Breach> {
+    let mut sends = history.sends.iter();
+    let send = sends.find(|send| send.out_of_order && !history.forgets_producers(send.log))?;
+    let what = format!(
+        "{} was the next of its producer in {}, and was called out of order",
+        send.value, send.log
+    );
+    Some(Breach::new(Rule::Sequence, what))
 }
 
 /// The next record of a reader has the next offset, unless the reader was sent elsewhere.

@@ -12,6 +12,7 @@ use streambus_client::producer::{
 };
 use streambus_client::reaction::{Reaction, reaction};
 use streambus_client::request::Reply;
+use streambus_proto::error_code::ErrorCode;
 use streambus_proto::ids::{BrokerId, Offset, TopicId};
 use streambus_proto::records::NewRecord;
 use streambus_shards::sync::Notify;
@@ -112,6 +113,7 @@ impl ProducerTask {
             invoked: shared.recorder.now(),
             end: None,
             sendings: 0,
+            out_of_order: false,
         };
         let id = shared.recorder.with(|history| history.send(send));
         let mut sends = shared.sends.borrow_mut();
@@ -271,6 +273,11 @@ impl Shared {
             let mut core = self.core.borrow_mut();
             let ended = core.finished(answer.batch, answer.outcome, clock_ms());
             drop(core);
+            let out_of_order = BatchResult::Refused(ErrorCode::OutOfOrderSequenceNumber);
+            if ended.is_some() && answer.outcome == out_of_order {
+                // One behind others would be sent again.
+                self.note_out_of_order(answer.batch);
+            }
             self.end(ended);
         }
         self.finish(&unanswered, BatchResult::Lost);
@@ -284,6 +291,15 @@ impl Shared {
             self.end(ended);
         }
         self.news.notify_one();
+    }
+
+    fn note_out_of_order(&self, batch: BatchId) {
+        let by_batch = self.sends.borrow();
+        self.recorder.with(|history| {
+            for id in by_batch.get(&batch).into_iter().flatten() {
+                history.out_of_order(*id);
+            }
+        });
     }
 
     /// Writes down what became of batches.

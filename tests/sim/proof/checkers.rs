@@ -43,6 +43,7 @@ fn stored(sequence: u32) -> Send {
         invoked: ms(at),
         end: Some((ms(at + 5), End::Stored(Some(Offset(sequence.into()))))),
         sendings: 1,
+        out_of_order: false,
     }
 }
 

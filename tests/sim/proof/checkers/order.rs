@@ -1,7 +1,7 @@
 //! Real-time order, a producer's order, and reading on.
 
 use streambus_proto::ids::Offset;
-use streambus_tests::checkers::Rule::{ProducerOrder, ReadOn, RealTimeOrder};
+use streambus_tests::checkers::Rule::{ProducerOrder, ReadOn, RealTimeOrder, Sequence};
 use streambus_tests::checkers::order::check;
 use streambus_tests::history::{End, History};
 
@@ -16,7 +16,7 @@ fn swap_offsets(history: &mut History, a: usize, b: usize) {
 
 #[test]
 fn offsets_agree_with_what_clients_know_of_before() {
-    // Proves the three sweeps, and that sends which overlap may stand either way.
+    // Proves the sweeps over time and over readers, and that sends which overlap may stand either way.
     let cases: &[Case] = &[
         (
             "the later of two stands first",
@@ -44,23 +44,6 @@ fn offsets_agree_with_what_clients_know_of_before() {
             &[RealTimeOrder],
         ),
         (
-            "a producer overtakes itself",
-            |history| {
-                swap_offsets(history, 3, 4);
-                history.sends[4].invoked = history.sends[3].invoked;
-            },
-            &[ProducerOrder],
-        ),
-        (
-            "a producer without idempotence may",
-            |history| {
-                swap_offsets(history, 3, 4);
-                history.sends[4].invoked = history.sends[3].invoked;
-                history.sends[3].idempotent = false;
-            },
-            &[],
-        ),
-        (
             "a reader skips",
             |history| {
                 history.reads.remove(4);
@@ -82,6 +65,59 @@ fn offsets_agree_with_what_clients_know_of_before() {
                 history.reads.insert(4, again);
             },
             &[ReadOn],
+        ),
+    ];
+    run(check, cases);
+}
+
+#[test]
+fn a_producer_keeps_its_order_and_is_known() {
+    // Proves the order of one producer, what it may do without idempotence, and that the broker knows what it
+    // has of an idempotent one.
+    let cases: &[Case] = &[
+        (
+            "a producer overtakes itself",
+            |history| {
+                swap_offsets(history, 3, 4);
+                history.sends[4].invoked = history.sends[3].invoked;
+            },
+            &[ProducerOrder],
+        ),
+        (
+            "a producer without idempotence may, if it sent something twice",
+            |history| {
+                swap_offsets(history, 3, 4);
+                history.sends[4].invoked = history.sends[3].invoked;
+                history.sends[3].idempotent = false;
+                history.sends[3].sendings = 2;
+            },
+            &[],
+        ),
+        (
+            "but not what it sent once",
+            |history| {
+                swap_offsets(history, 3, 4);
+                history.sends[4].invoked = history.sends[3].invoked;
+                history.sends[3].idempotent = false;
+                history.sends[4].idempotent = false;
+            },
+            &[ProducerOrder],
+        ),
+        (
+            "what is next is called out of order",
+            |history| {
+                history.sends[9].end = Some((ms(99), End::Unknown));
+                history.sends[9].out_of_order = true;
+            },
+            &[Sequence],
+        ),
+        (
+            "unless its producer may have been forgotten",
+            |history| {
+                history.sends[9].out_of_order = true;
+                history.topics.get_mut(&super::LOG.topic).unwrap().retention = true;
+            },
+            &[],
         ),
     ];
     run(check, cases);
