@@ -565,13 +565,14 @@ impl Batch {
 }
 
 /// Whether a broker that answers so may have appended the batch all the same: it stopped waiting for
-/// followers, or for its disk.
+/// followers or for its disk, or the topic was deleted meanwhile.
 fn may_be_stored(code: ErrorCode) -> bool {
     matches!(
         code,
         ErrorCode::RequestTimedOut
             | ErrorCode::NotEnoughReplicasAfterAppend
             | ErrorCode::KafkaStorageError
+            | ErrorCode::UnknownTopicOrPartition
     )
 }
 

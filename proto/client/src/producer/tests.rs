@@ -224,6 +224,7 @@ fn a_broker_that_stopped_waiting_may_have_stored_it() {
         BatchResult::Refused(ErrorCode::RequestTimedOut),
         BatchResult::Refused(ErrorCode::NotEnoughReplicasAfterAppend),
         BatchResult::Refused(ErrorCode::KafkaStorageError),
+        BatchResult::Refused(ErrorCode::UnknownTopicOrPartition),
     ] {
         let refused = BatchResult::Refused(ErrorCode::MessageTooLarge);
         let (mut producer, sends) = three_in_flight(config());
