@@ -32,7 +32,16 @@ pub(crate) struct Content {
     len_base: u64,
     /// Writes and cuts so far: each has a number.
     writes: u64,
+    /// Where the latest durable write (`O_DSYNC`) began.
+    durable_write: u64,
     dirty: BTreeMap<u64, [Sector; SECTORS]>,
+}
+
+/// A sector before and after it was damaged.
+#[derive(Debug)]
+pub(crate) struct Damage {
+    good: [u8; SECTOR_BYTES],
+    bad: [u8; SECTOR_BYTES],
 }
 
 /// What a sync covers: everything that was written when it began.
@@ -230,6 +239,7 @@ impl Content {
     /// Makes a range durable, as a write with `O_DSYNC` does, and as much of the length as reading it back needs.
     pub(crate) fn sync_range(&mut self, position: u64, len: usize) {
         self.clean_range(position, len, true);
+        self.durable_write = position;
         let end = position + len as u64;
         self.durable_len = self.durable_len.max(end.min(self.len));
         if self.durable_len == self.len {
@@ -286,9 +296,44 @@ impl Content {
         self.live.numbers_from(0).count()
     }
 
-    /// Turns one bit around, on the medium.
-    pub(crate) fn flip(&mut self, position: u64, bit: u8) {
-        self.live.flip(position, bit);
-        self.durable.flip(position, bit);
+    /// Where the latest durable write began: what lies before it was durable when that was asked for, if
+    /// whoever writes waits for one before the next. 0 if there was none.
+    pub(crate) fn durable_write(&self) -> u64 {
+        self.durable_write
+    }
+
+    /// Changes a sector on the medium, in both versions, up to the file's end. Returns what puts it back.
+    pub(crate) fn damage(
+        &mut self,
+        position: u64,
+        change: impl Fn(&mut [u8; SECTOR_BYTES]),
+    ) -> [Damage; 2] {
+        let there = self.len.min(self.durable_len).saturating_sub(position);
+        let there = usize::try_from(there).map_or(SECTOR_BYTES, |there| there.min(SECTOR_BYTES));
+        [&mut self.live, &mut self.durable].map(|version| {
+            let mut good = [0; SECTOR_BYTES];
+            version.read(position, &mut good);
+            let mut bad = good;
+            change(&mut bad);
+            bad[there..].copy_from_slice(&good[there..]);
+            let (number, start) = place(position);
+            version.write(number, start, &bad);
+            Damage { good, bad }
+        })
+    }
+
+    /// Puts a damaged sector back where nothing else was written over it since; says whether it did.
+    pub(crate) fn mend(&mut self, position: u64, damage: &[Damage; 2]) -> bool {
+        let (number, start) = place(position);
+        let mut mended = false;
+        for version in [&mut self.live, &mut self.durable] {
+            let mut found = [0; SECTOR_BYTES];
+            version.read(position, &mut found);
+            if let Some(damage) = damage.iter().find(|damage| damage.bad == found) {
+                version.write(number, start, &damage.good);
+                mended = true;
+            }
+        }
+        mended
     }
 }

@@ -96,18 +96,58 @@ impl DiskFaults {
     pub fn rot(&self, path: impl AsRef<Path>, position: u64) -> bool {
         let path = path.as_ref();
         let bit = u8::try_from(self.world.below(Stream::Faults, 8)).expect("below 8");
-        let rotten = self.with(|disk| {
-            let node = disk.files.find(path).ok()?;
-            let content = disk.files.content_mut(node).ok()?;
-            (position < content.len()).then(|| content.flip(position, bit))
-        });
-        if rotten.is_some() {
+        let at = usize::try_from(position % SECTOR_BYTES as u64).expect("below a sector");
+        let rotten = self.with(|disk| disk.damage(path, position, |sector| sector[at] ^= 1 << bit));
+        let rotten = rotten.unwrap_or(false);
+        if rotten {
             self.note(&format!(
                 "bit {bit} at {position} of {} rots",
                 path.display()
             ));
         }
-        rotten.is_some()
+        rotten
+    }
+
+    /// Has a sector of one file lie where one of another file, or of the same, should be: a write that went
+    /// astray, and whose own place got what it should have. Returns whether both are there.
+    pub fn misplace(&self, from: (&Path, u64), to: (&Path, u64)) -> bool {
+        let mut bytes = [0; SECTOR_BYTES];
+        let misplaced = self.with(|disk| {
+            let node = disk.files.find(from.0).ok()?;
+            let found = disk.files.read(node, from.1, SECTOR_BYTES).ok()?;
+            bytes.get_mut(..found.len())?.copy_from_slice(&found);
+            disk.damage(to.0, to.1, |sector| *sector = bytes).ok()
+        });
+        let misplaced = misplaced.unwrap_or(false);
+        if misplaced {
+            let ((from, at), (to, over)) = (from, to);
+            let (from, to) = (from.display(), to.display());
+            self.note(&format!(
+                "the sector at {at} of {from} lies over {over} of {to}"
+            ));
+        }
+        misplaced
+    }
+
+    /// Puts back what [`rot`](Self::rot) and [`misplace`](Self::misplace) damaged and nobody has written over
+    /// since, as an operator would from a good copy. Returns how many sectors.
+    pub fn mend(&self) -> usize {
+        let mended = self.with(Disk::mend);
+        if mended > 0 {
+            self.note(&format!("{mended} sectors were mended from a good copy"));
+        }
+        mended
+    }
+
+    /// Where the latest durable write of a file began, 0 if there was none. Whoever appends and waits for each
+    /// write has everything before it on the disk, and something after it too.
+    pub fn latest_durable_write(&self, path: impl AsRef<Path>) -> u64 {
+        let found = self.with(|disk| {
+            let node = disk.files.find(path.as_ref()).ok()?;
+            let content = disk.files.content_mut(node).ok()?;
+            Some(content.durable_write())
+        });
+        found.unwrap_or(0)
     }
 
     /// Has a bit rot in a random sector of a random file below `under`, drawn from the stream of faults.

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::Draw;
-use super::content::Snapshot;
+use super::content::{Damage, Snapshot};
 use super::faults::{Fault, Faults};
 use super::file_system::{Descriptor, FileSystem, Open, errno};
 use super::names::NodeId;
@@ -99,11 +99,42 @@ pub(crate) struct Disk {
     pub(crate) faults: Faults,
     /// By directory, the life of the host that has it.
     pub(crate) locks: BTreeMap<NodeId, u32>,
+    /// Sectors that were damaged: which file, where, and what puts them back.
+    pub(crate) damaged: Vec<(NodeId, u64, [Damage; 2])>,
     /// Faults that struck and are not in the world's record yet.
     pub(crate) notes: Vec<String>,
 }
 
 impl Disk {
+    /// Changes the sector at `position` of a file on the medium; it is remembered until mended. Returns whether
+    /// the file is that long.
+    pub(crate) fn damage(
+        &mut self,
+        path: &Path,
+        position: u64,
+        change: impl Fn(&mut [u8; SECTOR_BYTES]),
+    ) -> io::Result<bool> {
+        let node = self.files.find(path)?;
+        let content = self.files.content_mut(node)?;
+        let there = position < content.len();
+        if there {
+            let sector = position - position % SECTOR_BYTES as u64;
+            let damage = content.damage(sector, change);
+            self.damaged.push((node, sector, damage));
+        }
+        Ok(there)
+    }
+
+    /// Puts damaged sectors back that nothing was written over since, the latest first. Returns how many.
+    pub(crate) fn mend(&mut self) -> usize {
+        let damaged = std::mem::take(&mut self.damaged).into_iter().rev();
+        let mended = damaged.filter(|(node, position, damage)| {
+            let content = self.files.content_mut(*node);
+            content.is_ok_and(|content| content.mend(*position, damage))
+        });
+        mended.count()
+    }
+
     /// The path by which faults know an operation.
     pub(crate) fn path_of(&self, operation: &Operation) -> PathBuf {
         match operation {

@@ -82,13 +82,6 @@ impl Pages {
         }
     }
 
-    /// Turns one bit around.
-    pub(crate) fn flip(&mut self, position: u64, bit: u8) {
-        let (number, start) = place(position);
-        let page = self.0.entry(number).or_insert_with(|| Rc::new(ZEROS));
-        Rc::make_mut(page)[start] ^= 1 << (bit % 8);
-    }
-
     /// The numbers of the pages at `from` and behind that hold more than zeros.
     pub(crate) fn numbers_from(&self, from: u64) -> impl Iterator<Item = u64> {
         self.0.range(from..).map(|(number, _)| *number)

@@ -1,5 +1,6 @@
 //! The disk as the code of a host meets it: time, kills, faults.
 
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -189,4 +190,61 @@ fn a_misdirected_write_damages_exactly_one_other_place() {
         });
         assert_eq!(report.result, Ok(4_096), "seed {seed}");
     }
+}
+
+#[test]
+fn damage_is_mended_unless_it_was_written_over() {
+    // Proves that rot and misplaced sectors damage both what is read and what a power failure leaves, and that
+    // mending brings back the good bytes, but never over newer ones.
+    let report = with_host(1, |world, host| async move {
+        let faults = world.disk(host);
+        let path = Path::new("/data/a");
+        let on_host = world.spawn_on(host, async move {
+            let dsync = OpenOptions {
+                dsync: true,
+                ..CREATE
+            };
+            let file = File::open(path, dsync).await.unwrap();
+            for (page, fill) in [(0, 1), (1, 2), (2, 3)] {
+                file.write_at(page * 4_096, &bytes(fill, 4_096))
+                    .await
+                    .unwrap();
+            }
+            let short = File::open(Path::new("/data/short"), dsync).await.unwrap();
+            short.write_at(0, &bytes(5, 100)).await.unwrap();
+            disk::sync_dir(Path::new(DATA)).await.unwrap();
+            assert!(faults.misplace((path, 0), (Path::new("/data/short"), 0)));
+            assert_eq!(faults.latest_durable_write(path), 8_192);
+            assert!(faults.rot(path, 600), "within its length");
+            assert!(faults.rot(path, 4_100));
+            assert!(faults.misplace((path, 8_192), (path, 0)));
+            assert!(
+                !faults.misplace((path, 0), (path, 12_288)),
+                "beyond its end"
+            );
+            let read = file.read_at(0, 12_288).await.unwrap();
+            assert_eq!((read[0], read[512], read[8_192]), (3, 1, 3));
+            assert_ne!((read[600], read[4_100]), (1, 2));
+            file.write_at(4_096, &bytes(7, 512)).await.unwrap();
+        });
+        on_host.await;
+        world.kill(host, Kill::Power);
+        let faults = world.disk(host);
+        assert_eq!(
+            faults.read(path).unwrap()[0],
+            3,
+            "damage outlives the power"
+        );
+        let mended = faults.mend();
+        let read = faults.read(path).unwrap();
+        assert!(read[..4_096].iter().all(|byte| *byte == 1), "as it was");
+        assert!(
+            read[4_096..4_608].iter().all(|byte| *byte == 7),
+            "newer bytes stay"
+        );
+        let short = faults.read("/data/short").unwrap();
+        assert_eq!(short, vec![5; 100], "also where a file ends in the sector");
+        (mended, faults.mend())
+    });
+    assert_eq!(report.result, Ok((3, 0)));
 }
