@@ -121,9 +121,13 @@ pub(crate) enum FaultKind {
     Stall,
     /// The wall clock jumps.
     Clock,
+    /// A bit rots.
+    Rot,
+    /// A sector lies over another.
+    Misplace,
 }
 
-/// Every kind.
+/// Every kind that a healthy disk meets.
 pub(crate) const ALL_KINDS: [FaultKind; 16] = [
     FaultKind::KillProcess,
     FaultKind::KillPower,
@@ -142,6 +146,17 @@ pub(crate) const ALL_KINDS: [FaultKind; 16] = [
     FaultKind::Stall,
     FaultKind::Clock,
 ];
+
+/// What takes bytes away for good. There is one good copy, kept aside by the simulator: it comes back after
+/// a while, as from a replica or a backup, and until then no wrong byte may be served or built upon.
+const DECAY: [FaultKind; 2] = [FaultKind::Rot, FaultKind::Misplace];
+/// The disk decays in one seed of so many: by its number, so that the others draw what they always drew.
+const DECAY_ONE_OF: u64 = 5;
+
+/// Whether the disk of a seed decays.
+pub(crate) fn decays(seed: u64) -> bool {
+    seed % DECAY_ONE_OF == 3
+}
 
 /// Everything that one seed draws before it begins.
 #[derive(Debug, Clone)]
@@ -170,7 +185,7 @@ pub(crate) struct Mix {
 
 impl Mix {
     /// Draws a mix: the work from one stream, the faults from the other.
-    pub(crate) fn draw(work: &Dice, faults: &Dice) -> Mix {
+    pub(crate) fn draw(seed: u64, work: &Dice, faults: &Dice) -> Mix {
         let cores = work.count(1, 3);
         let optional = |percent, low, high| {
             let pause = work.time(low, high);
@@ -185,7 +200,7 @@ impl Mix {
             delete_records_pause_max: optional(30, 100, 1_000),
             topics_pause_max: optional(30, 100, 2_000),
             cores_change: work.percent(30),
-            faults: fault_mix(faults),
+            faults: fault_mix(seed, faults),
             length: work.time(1_500, 6_000),
         }
     }
@@ -239,16 +254,20 @@ fn producer(work: &Dice) -> ProducerMix {
     }
 }
 
-fn fault_mix(faults: &Dice) -> FaultMix {
+fn fault_mix(seed: u64, faults: &Dice) -> FaultMix {
     // One seed in eight runs without: what fails there fails for everybody.
     let share = if faults.percent(12) {
         0
     } else {
         *faults.one_of(&[10, 25, 50])
     };
-    let kinds = ALL_KINDS.into_iter().filter(|_| faults.percent(share));
+    let drawn = ALL_KINDS.into_iter().filter(|_| faults.percent(share));
+    let mut kinds: Vec<FaultKind> = drawn.collect();
+    if decays(seed) {
+        kinds.extend(DECAY);
+    }
     FaultMix {
-        kinds: kinds.collect(),
+        kinds,
         pause_max: faults.time(100, 1_500),
         down_max: faults.time(0, 1_000),
         short_io_per_million: if share > 0 && faults.percent(30) {

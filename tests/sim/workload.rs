@@ -2,6 +2,7 @@
 //! reading of everything, and deletion of everything.
 
 mod bounds;
+mod decay;
 mod delete_records;
 mod faults;
 mod fetch;
@@ -107,7 +108,7 @@ impl Scene {
 /// Runs one seed's work in its world. Returns every promise that was broken.
 pub(crate) async fn run(world: World) -> Vec<Breach> {
     let (work, trouble) = (Dice::of_workload(&world), Dice::of_faults(&world));
-    let mix = Mix::draw(&work, &trouble);
+    let mix = Mix::draw(world.seed(), &work, &trouble);
     world.note(format!("{mix:?}"));
     let node = Node::new(&world, small_config, 0);
     world.panic_is_death(node.host());

@@ -7,7 +7,7 @@ use std::time::Duration;
 use streambus_shards::sim::Kill;
 use streambus_shards::{Task, now, sleep, spawn, timeout};
 
-use super::Scene;
+use super::{Scene, decay};
 use crate::cluster::{DATA_DIR, Node};
 use crate::swarm::{FaultKind, MIN_FREE_BYTES};
 
@@ -140,11 +140,10 @@ async fn happen(scene: &Rc<Scene>, kind: FaultKind, passing: &Passing) {
             let core = core.expect("few cores");
             world.stall(host, core, scene.trouble.time(1, 2_500));
         }
-        FaultKind::Clock => {
-            let jump = scene.trouble.between(0, 2 * CLOCK_JUMP_MS);
-            let jump = i64::try_from(jump).expect("an hour")
-                - i64::try_from(CLOCK_JUMP_MS).expect("an hour");
-            world.skew_wall_clock(host, jump);
+        FaultKind::Clock => world.skew_wall_clock(host, clock_jump_ms(scene)),
+        FaultKind::Rot | FaultKind::Misplace => {
+            decay::happen(scene, kind);
+            passing.undo_after(scene, decay::mend);
         }
         FaultKind::Reset
         | FaultKind::HalfOpen
@@ -152,6 +151,11 @@ async fn happen(scene: &Rc<Scene>, kind: FaultKind, passing: &Passing) {
         | FaultKind::Loss
         | FaultKind::TinyChunks => network(scene, kind, passing),
     }
+}
+
+fn clock_jump_ms(scene: &Scene) -> i64 {
+    let ms = |ms| i64::try_from(ms).expect("two hours");
+    ms(scene.trouble.between(0, 2 * CLOCK_JUMP_MS)) - ms(CLOCK_JUMP_MS)
 }
 
 fn network(scene: &Rc<Scene>, kind: FaultKind, passing: &Passing) {
@@ -203,6 +207,7 @@ pub(super) fn heal(scene: &Scene) {
     for client in scene.client_hosts() {
         network.tiny_chunks(client, false);
     }
+    decay::mend(scene);
     let disk = scene.world.disk(host);
     disk.heal();
     disk.set_capacity("/", None);
