@@ -12,6 +12,7 @@
 //! | [`Mesh`], [`CoreId`] | requests and replies between cores |
 //! | [`run_node`], [`run_alone`] | starting executors |
 //! | [`probe`] | what the machine allows |
+//! | [`planted`] | bugs on purpose, for the proof of the simulator's checkers |
 //! | `sim` | the simulated world, under the feature of that name |
 //!
 //! Each of these acts in the world that its caller stands in: the real one, or on a thread that runs a
@@ -32,6 +33,7 @@ mod heartbeat;
 mod mesh;
 mod net;
 mod node;
+pub mod planted;
 pub mod probe;
 mod ring;
 #[cfg(test)]

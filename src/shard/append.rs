@@ -9,7 +9,7 @@ use std::rc::Rc;
 use streambus_proto::error_code::ErrorCode;
 use streambus_proto::ids::Offset;
 use streambus_proto::records::{self, BatchView, DecompressLimits, RecordsError};
-use streambus_shards::{Buf, Task, spawn, wall_ms};
+use streambus_shards::{Buf, Task, planted, spawn, wall_ms};
 use streambus_storage::{AppendError, Lane, PartitionKey};
 
 use super::op::{AppendItem, AppendOutcome, AppendRefusal, Appended};
@@ -59,7 +59,7 @@ impl Shard {
             Ok(judged) => judged,
             Err(refusal) => return Begun::Done(Pending::Settled(Err(refusal))),
         };
-        if lane.line().is_empty()
+        if (lane.line().is_empty() || planted::on("overtake-the-line"))
             && let Ok(pending) = self.try_append(item, &facts)
         {
             return Begun::Done(pending);
@@ -67,7 +67,9 @@ impl Shard {
         let place = lane.line().join();
         let (shard, item) = (Rc::clone(self), item.clone());
         Begun::InLine(spawn(async move {
-            place.first().await;
+            if !planted::on("overtake-the-line") {
+                place.first().await;
+            }
             loop {
                 match shard.try_append(&item, &facts) {
                     Ok(pending) => return pending,
@@ -132,7 +134,11 @@ impl Shard {
                 key: item.key,
                 end: end_offset,
                 appended: Appended {
-                    base_offset,
+                    base_offset: if planted::on("retry-with-wrong-offset") {
+                        base_offset.next()
+                    } else {
+                        base_offset
+                    },
                     log_append_time_ms: -1,
                     log_start: led.partition.log_start(),
                     record_count: 0,
@@ -221,6 +227,9 @@ fn write(
         }
     }
     led.partition.appended(facts, base_offset, now_ms);
+    if planted::on("show-before-durable") {
+        led.partition.durable(led.partition.log_end());
+    }
     Ok(Pending::Committing {
         key: item.key,
         end: led.partition.log_end(),

@@ -8,6 +8,7 @@
 //! | `workload` | a seed from beginning to end, one file an operation |
 //! | [`run`] | runs seeds, judges them, tells of them |
 //! | [`client`] | a client over the protocol crate's cores; runs in both worlds |
+//! | `planted` | bugs on purpose, by which the checkers are proved; under the feature of that name |
 //! | [`history`] | what clients did and saw, with the virtual times |
 //! | [`checkers`] | what must hold of any history; pure, apart from the work that made it |
 
@@ -18,6 +19,8 @@ pub mod client;
 pub mod cluster;
 mod dice;
 pub mod history;
+#[cfg(feature = "planted")]
+pub mod planted;
 pub mod run;
 mod swarm;
 mod workload;

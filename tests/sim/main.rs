@@ -37,11 +37,17 @@ struct Sim {
     /// how many threads run seeds; each has worlds of its own
     #[argh(option, default = "2")]
     threads: usize,
+    /// run with this bug until it is caught, or with each ("all"); needs the feature planted
+    #[argh(option)]
+    planted: Option<String>,
 }
 
 fn main() -> ExitCode {
     let Command::Sim(sim) = argh::from_env::<Arguments>().command;
     run::hide_planned_panics();
+    if let Some(name) = &sim.planted {
+        return run_planted(name, &sim);
+    }
     if let Some(seed) = sim.seed {
         let outcome = run::run_seed(seed);
         println!("{}", outcome.line());
@@ -60,6 +66,49 @@ fn main() -> ExitCode {
     });
     println!("{soak}");
     code(soak.failed.is_empty())
+}
+
+/// Runs with bugs; fails if one is not caught.
+#[cfg(feature = "planted")]
+fn run_planted(name: &str, sim: &Sim) -> ExitCode {
+    use streambus_tests::planted::{BUGS, until_caught};
+
+    run::hide_all_panics();
+    let mut bugs = BUGS.to_vec();
+    bugs.retain(|bug| name == "all" || bug.name == name);
+    if bugs.is_empty() {
+        println!(
+            "there is no bug {name}; there are: {:?}",
+            BUGS.map(|bug| bug.name)
+        );
+        return ExitCode::FAILURE;
+    }
+    let mut all = true;
+    for bug in bugs {
+        let caught = until_caught(&bug, sim.first, sim.seeds);
+        match &caught {
+            Some(outcome) => {
+                println!(
+                    "{}: seed {}: {}",
+                    bug.name,
+                    outcome.seed,
+                    outcome.failures.join("; ")
+                );
+                if sim.trace {
+                    println!("{}", outcome.story());
+                }
+            }
+            None => println!("{}: not caught in {} seeds", bug.name, sim.seeds),
+        }
+        all &= caught.is_some();
+    }
+    code(all)
+}
+
+#[cfg(not(feature = "planted"))]
+fn run_planted(_: &str, _: &Sim) -> ExitCode {
+    println!("no bug is compiled in: add --features planted to cargo run");
+    ExitCode::FAILURE
 }
 
 fn code(sound: bool) -> ExitCode {

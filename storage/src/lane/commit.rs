@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use streambus_shards::{DiskError, File, now, sleep};
+use streambus_shards::{DiskError, File, now, planted, sleep};
 
 use super::Lane;
 use super::state::QueuedCommit;
@@ -181,7 +181,11 @@ impl Lane {
     async fn obtain_file(&self, epoch: u64) -> Result<Rc<File>, StorageError> {
         let spare = {
             let mut state = self.state.borrow_mut();
-            let floor = state.floor.epoch;
+            let floor = if planted::on("recycle-too-early") {
+                state.durable.epoch.min(epoch)
+            } else {
+                state.floor.epoch
+            };
             let oldest = state.wal.first_key_value().map(|(old_epoch, _)| *old_epoch);
             let oldest = oldest.filter(|old_epoch| *old_epoch < floor);
             oldest.and_then(|old_epoch| Some((old_epoch, state.wal.remove(&old_epoch)?)))
@@ -206,6 +210,9 @@ impl Lane {
     }
 
     pub(super) fn space_came_back(&self) {
+        if planted::on("wake-nobody-after-space") {
+            return;
+        }
         let mut state = self.state.borrow_mut();
         if state.no_space {
             tracing::info!(dir = %self.dir.display(), "space came back");

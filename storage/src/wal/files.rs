@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use streambus_shards::{BufMut, DiskError, File, OpenOptions, disk, yield_if_needed};
+use streambus_shards::{BufMut, DiskError, File, OpenOptions, disk, planted, yield_if_needed};
 
 use super::buffer::CHUNK_BYTES;
 use super::record::{BLOCK_BYTES, FileHeader, Nonce};
@@ -42,7 +42,7 @@ impl WalFiles {
         OpenOptions {
             write: true,
             direct: true,
-            dsync: self.sync == SyncMode::Dsync,
+            dsync: self.sync == SyncMode::Dsync && !planted::on("acknowledge-before-sync"),
             ..OpenOptions::default()
         }
     }
@@ -85,8 +85,17 @@ impl WalFiles {
         let path = self.path(epoch);
         let failed = |source| StorageError::disk(&path, source);
         disk::rename(&unfinished, &path).await.map_err(failed)?;
-        disk::sync_dir(&self.dir).await.map_err(failed)?;
+        self.sync_names().await?;
         Ok(Rc::new(self.open(epoch).await?))
+    }
+
+    /// Makes the files' names durable.
+    async fn sync_names(&self) -> Result<(), StorageError> {
+        if planted::on("no-directory-sync") {
+            return Ok(());
+        }
+        let synced = disk::sync_dir(&self.dir).await;
+        synced.map_err(|source| StorageError::disk(&self.dir, source))
     }
 
     /// Gives up a file that [`WalFiles::create`] could not finish.
@@ -110,7 +119,7 @@ impl WalFiles {
         disk::rename(&self.path(old_epoch), &path)
             .await
             .map_err(failed)?;
-        disk::sync_dir(&self.dir).await.map_err(failed)?;
+        self.sync_names().await?;
         self.stamp(&file, epoch).await?;
         Ok(file)
     }

@@ -15,6 +15,8 @@
 
 use std::collections::BTreeMap;
 
+use streambus_shards::planted;
+
 use super::WalPlace;
 use super::record::{
     BLOCK_BYTES, CommitHeader, FIRST_COMMIT_POSITION, Nonce, RecordAt, read_commit,
@@ -242,6 +244,9 @@ impl Replay {
     fn corrupt(&mut self, epoch: u64, position: u64) -> Fed {
         let (epoch, position) = self.bad.unwrap_or((epoch, position));
         self.state = State::Ended;
+        if planted::on("cut-corrupt-middle") {
+            return Fed::Nothing;
+        }
         Fed::Corrupt { epoch, position }
     }
 
