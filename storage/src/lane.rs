@@ -212,7 +212,8 @@ impl Lane {
     }
 
     /// Removes the partition with all that it holds, durably. Its space comes back when the
-    /// background task has dropped or rewritten the tables it lies in.
+    /// background task has dropped or rewritten the tables it lies in. If the process ends before that is
+    /// durable, a part of the partition may still be there: whoever asked for it asks again.
     ///
     /// # Errors
     /// When the lane stops before it is durable.

@@ -15,6 +15,7 @@ use crate::config::LaneConfig;
 
 mod caching;
 mod cleaning;
+mod histories;
 mod lookup;
 mod merging;
 mod model;

@@ -145,7 +145,7 @@ fn below_i64(world: &World, end: i64) -> i64 {
     i64::try_from(world.below(Stream::Workload, end)).unwrap()
 }
 
-fn one_fault(world: &World, host: HostId) {
+pub(super) fn one_fault(world: &World, host: HostId) {
     let disk = world.disk(host);
     match world.below(Stream::Faults, 4) {
         0 => disk.fail_syncs("/data", 1),
