@@ -135,6 +135,11 @@ impl Partition {
             return Admission::TooLarge;
         }
         let verdict = match &batch.sequenced {
+            // Nothing was ever here: no state of a producer can have expired. Its first batch came before
+            // the partition did, and is on its way again (KAFKA-15591).
+            Some(sequenced) if self.log_end == Offset(0) && sequenced.base_sequence != 0 => {
+                Verdict::OutOfOrder { expected: 0 }
+            }
             Some(sequenced) => self.producers.check(sequenced),
             None => Verdict::New,
         };
@@ -162,6 +167,14 @@ impl Partition {
             self.producers.record(sequenced, base_offset, now_ms);
         }
         self.assert_order();
+    }
+
+    /// Takes note that a batch which was admitted could not be stored: nothing of its producer may
+    /// overtake it.
+    pub fn refused(&mut self, batch: &BatchFacts, now_ms: i64) {
+        if let Some(sequenced) = &batch.sequenced {
+            self.producers.refused(sequenced, now_ms);
+        }
     }
 
     /// Takes note that everything below `end` is durable here. Returns whether readers may now see
@@ -290,6 +303,34 @@ mod tests {
             "an older report moves nothing"
         );
         assert_eq!(partition.high_watermark(), Offset(3));
+    }
+
+    #[test]
+    fn an_empty_log_begins_with_a_producers_first_batch() {
+        // Proves that a second batch can't overtake the first into a new partition, and that later any may come.
+        let sequenced = |id, base_sequence| BatchFacts {
+            sequenced: Some(Sequenced {
+                producer_id: ProducerId(id),
+                producer_epoch: ProducerEpoch(0),
+                base_sequence,
+                record_count: 1,
+                max_timestamp_ms: 0,
+            }),
+            ..plain(1)
+        };
+        let mut partition = empty();
+        let behind = Admission::OutOfOrderSequence { expected: 0 };
+        let at = |offset| Admission::Append {
+            base_offset: Offset(offset),
+        };
+        assert_eq!(append(&mut partition, &sequenced(1, 1)), behind);
+        assert_eq!(append(&mut partition, &sequenced(1, 0)), at(0));
+        assert_eq!(append(&mut partition, &sequenced(1, 1)), at(1));
+        assert_eq!(
+            append(&mut partition, &sequenced(2, 9)),
+            at(2),
+            "it may have expired"
+        );
     }
 
     #[test]

@@ -87,8 +87,11 @@ struct Producer {
     epoch: ProducerEpoch,
     /// When it last appended, by the broker's clock: for expiry, never for order.
     last_append_ms: i64,
-    /// Oldest first, at most [`WINDOW_BATCHES`].
+    /// Oldest first, at most [`WINDOW_BATCHES`]. Empty while its first batch is only awaited.
     batches: VecDeque<Remembered>,
+    /// While nothing of it is in the log: the lowest sequence that was refused for want of something
+    /// else. It has to come first, when it is tried again.
+    awaited: i32,
 }
 
 /// A producer as the outside may see it (`DescribeProducers`).
@@ -146,12 +149,34 @@ impl Producers {
         }
         let expected = match producer.batches.back() {
             Some(newest) => add_sequence(newest.last_sequence, 1),
-            None => return Verdict::New,
+            None if batch.base_sequence <= producer.awaited => return Verdict::New,
+            None => producer.awaited,
         };
         if batch.base_sequence == expected {
             Verdict::New
         } else {
             Verdict::OutOfOrder { expected }
+        }
+    }
+
+    /// Takes note that a batch which came in order was not appended all the same, as the disk was full.
+    ///
+    /// Of a producer that the log knows this changes nothing. Any other could now have its second batch
+    /// taken, as any sequence is taken of it, and its first one refused for ever (KAFKA-14920).
+    pub fn refused(&mut self, batch: &Sequenced, now_ms: i64) {
+        let id = batch.producer_id.0;
+        if self.by_id.len() >= PRODUCERS_MAX && !self.by_id.contains_key(&id) {
+            self.forget_oldest();
+        }
+        let producer = self.by_id.entry(id).or_insert_with(|| Producer {
+            epoch: batch.producer_epoch,
+            last_append_ms: now_ms,
+            batches: VecDeque::new(),
+            awaited: batch.base_sequence,
+        });
+        if producer.batches.is_empty() {
+            producer.epoch = batch.producer_epoch;
+            producer.awaited = producer.awaited.min(batch.base_sequence);
         }
     }
 
@@ -174,6 +199,7 @@ impl Producers {
                 epoch: batch.producer_epoch,
                 last_append_ms: now_ms,
                 batches: VecDeque::with_capacity(WINDOW_BATCHES),
+                awaited: batch.base_sequence,
             });
         if producer.epoch != batch.producer_epoch {
             producer.epoch = batch.producer_epoch;
@@ -214,6 +240,7 @@ impl Producers {
         let mut views: Vec<ProducerView> = self
             .by_id
             .iter()
+            .filter(|(_, producer)| !producer.batches.is_empty())
             .map(|(&id, producer)| ProducerView {
                 producer_id: ProducerId(id),
                 producer_epoch: producer.epoch,
@@ -246,10 +273,14 @@ impl Producers {
     /// The bytes that [`Producers::decode`] reads: what storage keeps beside a flushed table, so
     /// that a duplicate is still known after a restart.
     pub fn encode(&self) -> Vec<u8> {
-        if self.by_id.is_empty() {
+        let written = self
+            .by_id
+            .iter()
+            .filter(|(_, producer)| !producer.batches.is_empty());
+        let mut ids: Vec<i64> = written.map(|(id, _)| *id).collect();
+        if ids.is_empty() {
             return Vec::new();
         }
-        let mut ids: Vec<i64> = self.by_id.keys().copied().collect();
         ids.sort_unstable();
         let mut out =
             Vec::with_capacity(1 + 4 + ids.len() * (PRODUCER_BYTES + WINDOW_BATCHES * BATCH_BYTES));
@@ -314,6 +345,7 @@ impl Producers {
                     epoch,
                     last_append_ms,
                     batches,
+                    awaited: 0,
                 },
             );
         }

@@ -123,6 +123,7 @@ impl Shard {
             Admission::Append { base_offset } => {
                 // Not before: the answer to a duplicate needs no space.
                 if let Some(refusal) = self.space.get().refusal() {
+                    led.partition.refused(facts, wall_ms());
                     return Ok(Pending::Settled(Err(refusal)));
                 }
                 return write(led, item, facts, base_offset, wall_ms());
@@ -220,6 +221,7 @@ fn write(
         Ok(_) => {}
         Err(AppendError::Full) => return Err(Rc::clone(&led.lane)),
         Err(other) => {
+            led.partition.refused(facts, now_ms);
             return Ok(Pending::refused(
                 error::of_append(&other),
                 other.to_string(),

@@ -67,6 +67,48 @@ fn verdicts_follow_the_table() {
 }
 
 #[test]
+fn what_was_refused_for_want_of_space_comes_first_when_it_is_tried_again() {
+    // Proves that a producer of which nothing is in the log keeps its order over a refusal, and that one
+    // which is known, or comes in a new epoch, is judged as ever.
+    let (mut producers, mut end) = (Producers::default(), 0);
+    producers.refused(&batch(1, 0, 3, 2), 1_000);
+    producers.refused(&batch(1, 0, 1, 2), 1_000);
+    producers.refused(&batch(1, 0, 5, 2), 1_000);
+    assert_eq!(
+        Producers::decode(&producers.encode()),
+        Some(Producers::default())
+    );
+    assert_eq!(producers.views(), []);
+    let table = [
+        (batch(1, 0, 3, 2), Verdict::OutOfOrder { expected: 1 }),
+        (batch(1, 0, 1, 2), Verdict::New),
+        (batch(1, 0, 3, 2), Verdict::New),
+        (batch(1, 0, 9, 2), Verdict::OutOfOrder { expected: 5 }),
+        (batch(2, 0, 9, 1), Verdict::New),
+    ];
+    for (step, (offered, expected)) in table.into_iter().enumerate() {
+        let verdict = offer(&mut producers, &mut end, offered);
+        assert_eq!(verdict, expected, "step {step}");
+    }
+    producers.refused(&batch(1, 0, 5, 2), 1_000);
+    assert_eq!(
+        producers.check(&batch(1, 0, 5, 2)),
+        Verdict::New,
+        "known: nothing changed"
+    );
+    producers.refused(&batch(3, 0, 7, 1), 1_000);
+    assert_eq!(
+        producers.check(&batch(3, 1, 0, 1)),
+        Verdict::New,
+        "a new epoch"
+    );
+    assert_eq!(
+        producers.check(&batch(3, 1, 8, 1)),
+        Verdict::OutOfOrder { expected: 0 }
+    );
+}
+
+#[test]
 fn window_holds_five_batches() {
     // Proves that the fifth last batch is still a duplicate and the sixth last is not.
     let (mut producers, mut end) = (Producers::default(), 0);

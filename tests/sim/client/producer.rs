@@ -18,6 +18,7 @@ use streambus_proto::records::NewRecord;
 use streambus_shards::sync::Notify;
 use streambus_shards::{Task, sleep, spawn, timeout, wall_ms};
 
+use super::link::Link;
 use super::{CallError, Client, clock_ms};
 use crate::history::{Acks, End, Recorder, Send, SendId, Value, payload};
 
@@ -45,6 +46,8 @@ struct Shared {
     core: RefCell<Producer>,
     /// By batch: its records, by their place in it.
     sends: RefCell<BTreeMap<BatchId, Vec<SendId>>>,
+    /// The connection to each broker that carries what is under way.
+    carriers: RefCell<BTreeMap<BrokerId, Rc<Link>>>,
     next_sequence: Cell<u32>,
     /// Rung when there is something to send, or an answer came.
     news: Notify,
@@ -71,6 +74,7 @@ impl ProducerTask {
             plan,
             recorder,
             sends: RefCell::default(),
+            carriers: RefCell::default(),
             next_sequence: Cell::new(0),
             news: Notify::new(),
             ended: Notify::new(),
@@ -182,8 +186,14 @@ impl Shared {
         }
     }
 
-    /// Sends batches: one of a partition in each request, as the protocol has it.
+    /// Sends batches: one of a partition in each request, as the protocol has it, and all over the connection
+    /// that carries what went before. On a new one, a batch would overtake those that the old one lost.
     async fn send_to(self: &Rc<Self>, broker: BrokerId, mut sends: Vec<ToSend>) {
+        let link = self.client.link(Some(broker)).await.ok();
+        let link = link.filter(|link| self.may_use(broker, link));
+        let Some(link) = link else {
+            return self.lose(sends);
+        };
         while !sends.is_empty() {
             let mut taken: Vec<ToSend> = Vec::new();
             let mut rest = Vec::new();
@@ -193,12 +203,38 @@ impl Shared {
             }
             // A broker reads the parts in the order of the request, which groups them by topic.
             taken.sort_by(|a, b| a.partition.topic.cmp(&b.partition.topic));
-            self.request(broker, &taken).await;
+            if !self.request(broker, &link, &taken) {
+                return self.lose(rest);
+            }
             sends = rest;
         }
     }
 
-    async fn request(self: &Rc<Self>, broker: BrokerId, sends: &[ToSend]) {
+    /// Whether nothing is under way to a broker over another connection than this; notes this one.
+    fn may_use(&self, broker: BrokerId, link: &Rc<Link>) -> bool {
+        let mut carriers = self.carriers.borrow_mut();
+        let carrier = carriers.entry(broker).or_insert_with(|| Rc::clone(link));
+        // Each request under way holds its connection.
+        if !Rc::ptr_eq(carrier, link) && Rc::strong_count(carrier) == 1 {
+            *carrier = Rc::clone(link);
+        }
+        Rc::ptr_eq(carrier, link)
+    }
+
+    /// What was not sent goes again, behind what was lost.
+    fn lose(&self, sends: Vec<ToSend>) {
+        for send in sends {
+            let ended = self
+                .core
+                .borrow_mut()
+                .finished(send.batch, BatchResult::Lost, clock_ms());
+            self.end(ended);
+        }
+        self.news.notify_one();
+    }
+
+    /// Sends a request; returns whether it went out.
+    fn request(self: &Rc<Self>, broker: BrokerId, link: &Rc<Link>, sends: &[ToSend]) -> bool {
         let batches: Vec<Batch> = sends
             .iter()
             .map(|send| {
@@ -219,23 +255,21 @@ impl Shared {
         };
         let request = produce_request(&parts, acks);
         let spliced: Vec<&[u8]> = sends.iter().map(|send| &*send.bytes).collect();
-        let Ok(link) = self.client.link(Some(broker)).await else {
-            // Nothing was sent: the broker can't have it.
-            return self.finish(&batches, BatchResult::Lost);
-        };
         self.count_sendings(sends);
         if self.plan.acks == Acks::None {
             let sent = link.send_unanswered(&request, &spliced);
             let outcome = sent.map_or(BatchResult::Lost, |()| BatchResult::Stored(None));
-            return self.finish(&batches, outcome);
+            self.finish(&batches, outcome);
+            return outcome != BatchResult::Lost;
         }
         match link.send(&request, &spliced) {
             Err(_) => {
-                self.client.forget(Some(broker), &link);
+                self.client.forget(Some(broker), link);
                 self.finish(&batches, BatchResult::Lost);
+                false
             }
             Ok(awaited) => {
-                let shared = Rc::clone(self);
+                let (shared, link) = (Rc::clone(self), Rc::clone(link));
                 let waiting = async move {
                     let answered = awaited
                         .answer()
@@ -247,6 +281,7 @@ impl Shared {
                     shared.settle(&batches, answered);
                 };
                 spawn(waiting).detach();
+                true
             }
         }
     }

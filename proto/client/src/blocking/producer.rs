@@ -219,12 +219,22 @@ impl BlockingProducer<'_> {
                     taken.push(send);
                 }
             }
+            if !self.send_request(broker, &taken) {
+                // On a new connection what follows would overtake what was lost with the old one.
+                for send in rest {
+                    let ended =
+                        self.core
+                            .finished(send.batch, BatchResult::Lost, self.client.now_ms());
+                    self.delivered(ended);
+                }
+                return;
+            }
             sends = rest;
-            self.send_request(broker, &taken);
         }
     }
 
-    fn send_request(&mut self, broker: BrokerId, sends: &[ToSend]) {
+    /// Sends a request; returns whether it went out.
+    fn send_request(&mut self, broker: BrokerId, sends: &[ToSend]) -> bool {
         let with_ids = sends
             .iter()
             .map(|send| (send, self.client.topic_id(&send.partition)));
@@ -259,11 +269,16 @@ impl BlockingProducer<'_> {
                     correlation_id,
                     batches,
                 });
+                true
             }
-            Ok(None) => self.finish(&batches, BatchResult::Stored(None)),
+            Ok(None) => {
+                self.finish(&batches, BatchResult::Stored(None));
+                true
+            }
             Err(_) => {
                 self.finish(&batches, BatchResult::Lost);
                 self.lose(broker);
+                false
             }
         }
     }
