@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use streambus_shards::{sleep, wall_ms, yield_if_needed};
+use streambus_shards::{Instant, now, sleep, wall_ms, yield_if_needed};
 use streambus_storage::{CleanPolicy, PartitionKey};
 
 use super::Shard;
@@ -14,14 +14,66 @@ const EVERY: Duration = Duration::from_secs(10);
 /// After this long without a write an idempotent producer is forgotten (`producer.id.expiration.ms`).
 const PRODUCER_EXPIRATION_MS: i64 = 86_400_000;
 
+/// A jump of the wall clock of at least this is told: smaller ones are the corrections of every day.
+const TOLD_FROM: Duration = Duration::from_mins(1);
+
+/// The time by which records age: the wall clock, but never more than twice as fast as time passes.
+///
+/// A wall clock that jumps ahead would make records old at once that are not, and what is deleted does not
+/// come back when the clock is set right. Back it follows at once: that only keeps records longer.
+#[derive(Debug, Clone, Copy)]
+struct RetentionClock {
+    looked: Instant,
+    shown_ms: i64,
+    /// How far behind the wall clock it is, since a jump that was told.
+    behind_ms: i64,
+}
+
+impl RetentionClock {
+    /// Believes the wall clock as it is: before a first look there is nothing to hold it against.
+    fn new(looked: Instant, wall_ms: i64) -> RetentionClock {
+        RetentionClock {
+            looked,
+            shown_ms: wall_ms,
+            behind_ms: 0,
+        }
+    }
+
+    /// What time it is to retention, at a later look.
+    fn look(&mut self, now: Instant, wall_ms: i64) -> i64 {
+        let passed = now.since(self.looked).as_millis();
+        let passed_ms = i64::try_from(passed).unwrap_or(i64::MAX);
+        self.looked = now;
+        let soonest_ms = self.shown_ms.saturating_add(passed_ms.saturating_mul(2));
+        self.shown_ms = wall_ms.min(soonest_ms);
+        self.behind_ms = wall_ms.saturating_sub(self.shown_ms);
+        self.shown_ms
+    }
+
+    /// Whether the wall clock is further ahead than what needs no word.
+    fn is_behind(&self) -> bool {
+        self.behind_ms >= i64::try_from(TOLD_FROM.as_millis()).unwrap_or(i64::MAX)
+    }
+}
+
 impl Shard {
     /// Applies retention for ever.
     pub async fn keep_retention(self: Rc<Self>) {
+        let mut clock = RetentionClock::new(now(), wall_ms());
         loop {
             sleep(EVERY).await;
+            let was_behind = clock.is_behind();
+            let now_ms = clock.look(now(), wall_ms());
+            if clock.is_behind() && !was_behind {
+                tracing::warn!(
+                    core = self.core().0,
+                    ahead_ms = clock.behind_ms,
+                    "the wall clock jumped ahead: retention follows it at twice the speed of time; set the clock right, or restart to have it believed"
+                );
+            }
             let keys: Vec<PartitionKey> = self.partitions.borrow().keys().copied().collect();
             for key in keys {
-                self.retain(key, wall_ms());
+                self.retain(key, now_ms);
                 yield_if_needed().await;
             }
         }
@@ -61,6 +113,41 @@ impl Shard {
                 moved.is_ok(),
                 "retention of {key} stops at what is durable, {start}"
             );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_age_by_the_wall_clock_but_not_by_its_jumps() {
+        // Proves the rule at each kind of step: (milliseconds passed, wall clock, time shown, told).
+        const HOUR_MS: i64 = 3_600_000;
+        let start = now();
+        let mut clock = RetentionClock::new(start, 1_000_000);
+        let mut at = start;
+        let table = [
+            (10_000, 1_010_000, 1_010_000, false),
+            // Slow and fast clocks are followed.
+            (10_000, 1_015_000, 1_015_000, false),
+            (10_000, 1_035_000, 1_035_000, false),
+            // An hour ahead: twice the time that passed, and no more.
+            (10_000, 1_045_000 + HOUR_MS, 1_055_000, true),
+            (10_000, 1_055_000 + HOUR_MS, 1_075_000, true),
+            // Set right: behind what was shown is fine.
+            (10_000, 1_065_000, 1_065_000, false),
+            // An hour back: at once.
+            (10_000, 1_075_000 - HOUR_MS, 1_075_000 - HOUR_MS, false),
+            // A frozen clock stands; when it goes on it is believed as far as time has passed.
+            (10_000, 1_075_000 - HOUR_MS, 1_075_000 - HOUR_MS, false),
+            (10_000, i64::MAX, 1_095_000 - HOUR_MS, true),
+        ];
+        for (step, (passed_ms, wall_ms, shown_ms, told)) in table.into_iter().enumerate() {
+            at = at + Duration::from_millis(passed_ms);
+            assert_eq!(clock.look(at, wall_ms), shown_ms, "step {step}");
+            assert_eq!(clock.is_behind(), told, "step {step}");
         }
     }
 }
