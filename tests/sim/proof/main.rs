@@ -3,5 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod checkers;
+mod faults;
 mod node;
+mod rig;
 mod seeds;
