@@ -1,8 +1,9 @@
-//! Writes the Rust of a message: its structs, how they are read and how they are written.
+//! Writes the Rust of a message: its structs and what they implement.
 
 use std::fmt::Write;
 
 use super::table::{Api, Field, Message, Struct, Versions};
+use super::{decode, encode};
 
 /// The module of one message.
 pub(crate) fn message(out: &mut String, key: i16, message: &Message) {
@@ -94,7 +95,7 @@ pub(crate) fn snake(name: &str) -> String {
     out
 }
 
-fn scalar(kind: &str) -> Option<(&'static str, &'static str)> {
+pub(super) fn scalar(kind: &str) -> Option<(&'static str, &'static str)> {
     Some(match kind {
         "bool" => ("bool", "bool"),
         "int8" => ("i8", "i8"),
@@ -126,7 +127,7 @@ fn lifetime(message: &Message, name: &str) -> &'static str {
     if borrows(message, name) { "<'a>" } else { "" }
 }
 
-fn element_type(message: &Message, kind: &str) -> String {
+pub(super) fn element_type(message: &Message, kind: &str) -> String {
     match kind {
         "string" => "Cow<'a, str>".to_owned(),
         "bytes" => "Cow<'a, [u8]>".to_owned(),
@@ -138,11 +139,11 @@ fn element_type(message: &Message, kind: &str) -> String {
     }
 }
 
-fn is_optional(field: &Field) -> bool {
+pub(super) fn is_optional(field: &Field) -> bool {
     !field.null.is_empty() && field.kind != "records"
 }
 
-fn field_type(message: &Message, field: &Field) -> String {
+pub(super) fn field_type(message: &Message, field: &Field) -> String {
     let mut rust = element_type(message, &field.kind);
     if field.is_array {
         rust = format!("Array<'a, {rust}>");
@@ -154,14 +155,14 @@ fn field_type(message: &Message, field: &Field) -> String {
     }
 }
 
-fn rust_name(field: &Field) -> String {
+pub(super) fn rust_name(field: &Field) -> String {
     match field.name.as_str() {
         word @ ("type" | "match" | "as" | "ref" | "self") => format!("r#{word}"),
         name => name.to_owned(),
     }
 }
 
-fn default_value(field: &Field) -> String {
+pub(super) fn default_value(field: &Field) -> String {
     let default = field.default.as_deref();
     if is_optional(field) {
         // An array that may be null is empty by default, unless the table says null.
@@ -182,7 +183,7 @@ fn default_value(field: &Field) -> String {
 }
 
 /// `if` condition for `versions` among those of the message; `None` if always true.
-fn condition(message: &Message, versions: Versions) -> Option<String> {
+pub(super) fn condition(message: &Message, versions: Versions) -> Option<String> {
     let inside = versions.within(message.versions);
     if inside.is_empty() {
         return Some("false".to_owned());
@@ -197,8 +198,19 @@ fn condition(message: &Message, versions: Versions) -> Option<String> {
     }
 }
 
+/// `if` condition for the versions in which the field may be null; `None` if in all that have it.
+pub(super) fn null_condition(message: &Message, field: &Field) -> Option<String> {
+    if !is_optional(field) {
+        return Some("false".to_owned());
+    }
+    if field.null.covers(field.versions.within(message.versions)) {
+        return None;
+    }
+    condition(message, field.null.within(field.versions))
+}
+
 /// Where the field stands among the others, not tagged.
-fn plain_versions(field: &Field) -> Versions {
+pub(super) fn plain_versions(field: &Field) -> Versions {
     match field.tag {
         // Tagged in all its versions.
         Some((_, tagged)) if tagged.covers(field.versions) => Versions { first: 1, last: 0 },
@@ -208,6 +220,27 @@ fn plain_versions(field: &Field) -> Versions {
         },
         None => field.versions,
     }
+}
+
+/// Whether the field's width on the wire is known, and that of the Rust type.
+pub(super) fn is_fixed(field: &Field) -> bool {
+    !field.is_array && scalar(&field.kind).is_some()
+}
+
+/// The fields that are not tagged, each with its `if` condition; neighbours of fixed width stand together.
+pub(super) fn plain_runs<'m>(
+    message: &Message,
+    item: &'m Struct,
+) -> Vec<Vec<(&'m Field, Option<String>)>> {
+    let fields = item.fields.iter();
+    let plain = fields.map(|field| (field, condition(message, plain_versions(field))));
+    let plain: Vec<_> = plain
+        .filter(|(_, condition)| condition.as_deref() != Some("false"))
+        .collect();
+    plain
+        .chunk_by(|(left, _), (right, _)| is_fixed(left) && is_fixed(right))
+        .map(<[_]>::to_vec)
+        .collect()
 }
 
 fn structure(out: &mut String, message: &Message, item: &Struct) {
@@ -244,19 +277,15 @@ fn structure(out: &mut String, message: &Message, item: &Struct) {
         out,
         "    impl<'a> Element<'a> for {name}{life} {{\n        #[inline]\n        fn decode(reader: &mut Reader<'a>, version: i16) -> Result<Self, DecodeError> {{\n            let _ = version;"
     );
-    decode(out, message, item);
+    decode::decode(out, message, item);
     out.push_str("        }\n\n        #[inline]\n        fn skip(mut reader: Reader<'a>, count: usize, version: i16) -> Result<Reader<'a>, DecodeError> {\n            let _ = version;\n");
-    skip(out, message, item);
+    decode::skip(out, message, item);
     out.push_str("        }\n\n        #[inline]\n        fn encode(&self, writer: &mut Writer, version: i16) -> Result<(), EncodeError> {\n            let _ = version;\n");
-    for field in &item.fields {
-        refuse_absent(out, message, field);
-    }
-    encode_plain(out, message, item);
-    encode_tagged(out, message, item);
+    encode::encode(out, message, item);
     out.push_str("        }\n    }\n\n");
 }
 
-fn guarded(out: &mut String, condition: Option<String>, body: &str) {
+pub(super) fn guarded(out: &mut String, condition: Option<String>, body: &str) {
     match condition {
         Some(never) if never == "false" => {}
         Some(condition) => {
@@ -271,345 +300,10 @@ fn guarded(out: &mut String, condition: Option<String>, body: &str) {
     }
 }
 
-/// Reads each field into a variable of its own; the struct is made of them at the end.
-fn decode(out: &mut String, message: &Message, item: &Struct) {
-    for field in &item.fields {
-        let mutable = if field.tag.is_some() { "mut " } else { "" };
-        let read = decode_expression(message, field);
-        let default = default_value(field);
-        let value = match condition(message, plain_versions(field)).as_deref() {
-            None => read,
-            Some("false") => default,
-            Some(condition) => format!("if {condition} {{ {read} }} else {{ {default} }}"),
-        };
-        let _ = writeln!(
-            out,
-            "            let {mutable}{}: {} = {value};",
-            rust_name(field),
-            field_type(message, field)
-        );
-    }
-    tagged(out, message, item, |field| {
-        format!(
-            "{} = {}",
-            rust_name(field),
-            decode_expression(message, field)
-        )
-    });
-    let _ = writeln!(out, "            Ok({} {{", item.name);
-    for field in &item.fields {
-        let _ = writeln!(out, "                {},", rust_name(field));
-    }
-    out.push_str("            })\n");
-}
-
-/// Passes over what `decode` reads, with the same checks. Neighbours of fixed width are one step.
-fn skip(out: &mut String, message: &Message, item: &Struct) {
-    out.push_str("            for _ in 0..count {\n");
-    let mut fixed: Vec<String> = Vec::new();
-    let take = |out: &mut String, fixed: &mut Vec<String>| {
-        if !fixed.is_empty() {
-            let _ = writeln!(out, "            reader.take({})?;", fixed.join(" + "));
-            fixed.clear();
-        }
-    };
-    for field in &item.fields {
-        let condition = condition(message, plain_versions(field));
-        if condition.as_deref() == Some("false") {
-            continue;
-        }
-        let width = scalar(&field.kind).filter(|_| !field.is_array);
-        if let Some((rust, _)) = width {
-            let width = format!("size_of::<{rust}>()");
-            fixed.push(match condition {
-                Some(condition) => format!("{width} * usize::from({condition})"),
-                None => width,
-            });
-            continue;
-        }
-        take(out, &mut fixed);
-        let step = format!("{};", skip_expression(message, field));
-        guarded(out, condition, &step);
-    }
-    take(out, &mut fixed);
-    tagged(out, message, item, |field| {
-        format!("{{ {}; }}", skip_expression(message, field))
-    });
-    out.push_str("            }\n            Ok(reader)\n");
-}
-
-fn skip_expression(message: &Message, field: &Field) -> String {
-    let (null, full) = match (field.is_array, field.kind.as_str()) {
-        (false, "string") => (
-            "reader.skip_nullable_string()?".to_owned(),
-            "reader.skip_string()?".to_owned(),
-        ),
-        (true, kind) => {
-            let element = element_type(message, kind);
-            (
-                format!("reader.skip_nullable_array::<{element}>(version)?"),
-                format!("reader.skip_array::<{element}>(version)?"),
-            )
-        }
-        // Reading these builds nothing.
-        (_, "bytes" | "records") => return decode_expression(message, field),
-        (_, kind) if scalar(kind).is_some() => return decode_expression(message, field),
-        (_, kind) => (
-            format!("reader.skip_nullable_struct::<{kind}>(version)?"),
-            format!("reader.skip::<{kind}>(1, version)?"),
-        ),
-    };
-    match null_condition(message, field).as_deref() {
-        Some("false") => full,
-        Some(condition) => format!("if {condition} {{ {null}; }} else {{ {full}; }}"),
-        None => null,
-    }
-}
-
-fn decode_expression(message: &Message, field: &Field) -> String {
-    let (null, full) = match (field.is_array, field.kind.as_str()) {
-        (true, kind) => {
-            let element = element_type(message, kind);
-            (
-                format!("reader.nullable_array::<{element}>(version)?"),
-                format!("reader.array::<{element}>(version)?"),
-            )
-        }
-        (_, "string") => (
-            "reader.nullable_string()?".to_owned(),
-            "reader.string()?".to_owned(),
-        ),
-        (_, "bytes") => (
-            "reader.nullable_bytes()?".to_owned(),
-            "reader.bytes()?".to_owned(),
-        ),
-        (_, "records") => return "reader.records()?".to_owned(),
-        (_, kind) => match scalar(kind) {
-            Some((_, method)) => return format!("reader.{method}()?"),
-            None => (
-                "reader.nullable_struct(version)?".to_owned(),
-                format!("{kind}::decode(reader, version)?"),
-            ),
-        },
-    };
-    match null_condition(message, field).as_deref() {
-        Some("false") => full,
-        Some(condition) => format!("if {condition} {{ {null} }} else {{ Some({full}) }}"),
-        None => null,
-    }
-}
-
-/// `if` condition for the versions in which the field may be null; `None` if in all that have it.
-fn null_condition(message: &Message, field: &Field) -> Option<String> {
-    if !is_optional(field) {
-        return Some("false".to_owned());
-    }
-    if field.null.covers(field.versions.within(message.versions)) {
-        return None;
-    }
-    condition(message, field.null.within(field.versions))
-}
-
-/// The tagged fields at the end: what is done with each that the table has.
-fn tagged(out: &mut String, message: &Message, item: &Struct, arm: impl Fn(&Field) -> String) {
-    if message.flexible.is_empty() {
-        return;
-    }
-    let tagged: Vec<_> = item
-        .fields
-        .iter()
-        .filter_map(|field| field.tag.map(|tag| (field, tag)))
-        .collect();
-    if tagged.is_empty() {
-        out.push_str("            reader.tagged(|_, _| Ok(false))?;\n");
-        return;
-    }
-    out.push_str("            reader.tagged(|tag, reader| {\n                match tag {\n");
-    for (field, (number, versions)) in tagged {
-        let guard = condition(message, versions)
-            .map_or(String::new(), |condition| format!(" if {condition}"));
-        let _ = writeln!(
-            out,
-            "                    {number}{guard} => {},",
-            arm(field)
-        );
-    }
-    out.push_str("                    _ => return Ok(false),\n                }\n                Ok(true)\n            })?;\n");
-}
-
-/// Whether the field says more than its default does; `None` where that is not checked.
-fn says_something(field: &Field) -> Option<String> {
-    let name = rust_name(field);
-    let place = format!("self.{name}");
-    if is_optional(field) {
-        return Some(match (default_value(field).as_str(), field.is_array) {
-            ("None", _) => format!("{place}.is_some()"),
-            (_, true) => format!("{place}.as_ref().is_some_and(|items| !items.is_empty())"),
-            _ => format!("{place}.as_deref().is_some_and(|text| !text.is_empty())"),
-        });
-    }
-    if field.is_array {
-        return Some(format!("!{place}.is_empty()"));
-    }
-    match (field.kind.as_str(), field.default.as_deref()) {
-        ("records" | "float64", _) => None,
-        ("string" | "bytes", None) => Some(format!("!{place}.is_empty()")),
-        ("string", Some(text)) => Some(format!("{place} != \"{text}\"")),
-        ("bool", default) => Some(if default == Some("true") {
-            format!("!{place}")
-        } else {
-            place
-        }),
-        ("uuid", _) => Some(format!("{place} != TopicId::ZERO")),
-        (kind, default) if scalar(kind).is_some() => {
-            Some(format!("{place} != {}", default.unwrap_or("0")))
-        }
-        (kind, _) => Some(format!("{place} != {kind}::default()")),
-    }
-}
-
-/// Writes the fields that are not tagged. Neighbours of fixed width are one run.
-fn encode_plain(out: &mut String, message: &Message, item: &Struct) {
-    let plain = item.fields.iter().filter_map(|field| {
-        let condition = condition(message, plain_versions(field));
-        (condition.as_deref() != Some("false")).then_some((field, condition))
-    });
-    let plain: Vec<_> = plain.collect();
-    let is_fixed = |field: &Field| !field.is_array && scalar(&field.kind).is_some();
-    for fields in plain.chunk_by(|(left, _), (right, _)| is_fixed(left) && is_fixed(right)) {
-        if let [(field, condition)] = fields {
-            guarded(out, condition.clone(), &encode_statement(message, field));
-            continue;
-        }
-        let widths = fields.iter().filter_map(|(field, _)| scalar(&field.kind));
-        let widths: Vec<_> = widths
-            .map(|(rust, _)| format!("size_of::<{rust}>()"))
-            .collect();
-        let _ = writeln!(
-            out,
-            "            writer.run::<{{ {} }}>(|run| {{",
-            widths.join(" + ")
-        );
-        for (field, condition) in fields {
-            let (_, method) = scalar(&field.kind).expect("runs are of fixed width");
-            guarded(
-                out,
-                condition.clone(),
-                &format!("run.{method}(self.{});", rust_name(field)),
-            );
-        }
-        out.push_str("            });\n");
-    }
-}
-
-/// Refuses to leave out what a version has no place for.
-fn refuse_absent(out: &mut String, message: &Message, field: &Field) {
-    let Some(condition) = condition(message, field.versions) else {
-        return;
-    };
-    let Some(said) = says_something(field) else {
-        return;
-    };
-    // A response tells what its version has room for: a handler fills in all it knows. Only a request must
-    // not be sent with less than was asked for.
-    if field.ignorable || message.name.ends_with("Response") {
-        return;
-    }
-    let absent = if condition == "false" {
-        "true".to_owned()
-    } else {
-        format!("!({condition})")
-    };
-    let _ = writeln!(
-        out,
-        "            if {absent} && {said} {{\n                return Err(EncodeError::NoSuchField {{ field: \"{}\", version }});\n            }}",
-        field.name
-    );
-}
-
-fn encode_statement(message: &Message, field: &Field) -> String {
-    let place = format!("self.{}", rust_name(field));
-    if field.kind == "records" {
-        return format!("writer.records({place})?;");
-    }
-    if let (Some((_, method)), false) = (scalar(&field.kind), field.is_array) {
-        return format!("writer.{method}({place});");
-    }
-    if !is_optional(field) {
-        return match (field.is_array, field.kind.as_str()) {
-            (false, "string") => format!("writer.string(Some(&{place}))?;"),
-            (false, "bytes") => format!("writer.bytes(Some(&{place}))?;"),
-            _ => format!("{place}.encode(writer, version)?;"),
-        };
-    }
-    let all = field.null.covers(field.versions.within(message.versions));
-    let null_check = if all {
-        String::new()
-    } else {
-        let condition = condition(message, field.null.within(field.versions)).unwrap_or_default();
-        format!(
-            "if !({condition}) && {place}.is_none() {{ return Err(EncodeError::Null {{ field: \"{}\", version }}); }} ",
-            field.name
-        )
-    };
-    let write = match (field.is_array, field.kind.as_str()) {
-        (true, _) => format!(
-            "match &{place} {{ Some(items) => items.encode(writer, version)?, None => writer.count(None) }}"
-        ),
-        (_, "string") => format!("writer.string({place}.as_deref())?;"),
-        (_, "bytes") => format!("writer.bytes({place}.as_deref())?;"),
-        // Where a struct can't be null there is no byte that says so.
-        _ if all => format!("writer.nullable_struct({place}.as_ref(), version)?;"),
-        _ => {
-            let condition =
-                condition(message, field.null.within(field.versions)).unwrap_or_default();
-            format!(
-                "if {condition} {{ writer.nullable_struct({place}.as_ref(), version)?; }} else if let Some(value) = &{place} {{ value.encode(writer, version)?; }}"
-            )
-        }
-    };
-    format!("{null_check}{write}")
-}
-
-fn encode_tagged(out: &mut String, message: &Message, item: &Struct) {
-    if message.flexible.is_empty() {
-        out.push_str("            Ok(())\n");
-        return;
-    }
-    out.push_str(
-        "            if !writer.flexible() {\n                return Ok(());\n            }\n",
-    );
-    let mut tagged: Vec<_> = item
-        .fields
-        .iter()
-        .filter_map(|field| field.tag.map(|tag| (field, tag)))
-        .collect();
-    tagged.sort_by_key(|(_, (number, _))| *number);
-    if tagged.is_empty() {
-        out.push_str("            writer.uvarint(0);\n            Ok(())\n");
-        return;
-    }
-    let present = |field: &Field, versions: Versions| {
-        let said = says_something(field).unwrap_or_else(|| "true".to_owned());
-        condition(message, versions)
-            .map_or(said.clone(), |condition| format!("{condition} && {said}"))
-    };
-    out.push_str("            let mut count = 0;\n");
-    for (field, (_, versions)) in &tagged {
-        let _ = writeln!(
-            out,
-            "            count += u32::from({});",
-            present(field, *versions)
-        );
-    }
-    out.push_str("            writer.uvarint(count);\n            if count == 0 {\n                return Ok(());\n            }\n");
-    for (field, (number, versions)) in &tagged {
-        let _ = writeln!(
-            out,
-            "            if {} {{\n                writer.tagged({number}, |writer| {{\n                    {}\n                    Ok(())\n                }})?;\n            }}",
-            present(field, *versions),
-            encode_statement(message, field)
-        );
-    }
-    out.push_str("            Ok(())\n");
+/// Lines of code, one level deeper.
+pub(super) fn deeper(lines: &str) -> String {
+    lines
+        .lines()
+        .flat_map(|line| ["    ", line, "\n"])
+        .collect()
 }
