@@ -363,6 +363,28 @@ mod tests {
     }
 
     #[test]
+    fn no_bytes_are_too_much_for_the_decoder() {
+        // Proves that mutations of manifests, their checksum right or wrong, are refused or come back as they
+        // were written, and never panic.
+        let samples = [
+            sample().encode(),
+            Manifest::new(1).encode(),
+            include_bytes!("../golden/manifest-v1.bin").to_vec(),
+        ];
+        streambus_shards::sim::mutated(&samples, |bytes| {
+            let _ = Manifest::decode(bytes);
+            let Some((header, body)) = bytes.split_at_mut_checked(HEADER_BYTES) else {
+                return;
+            };
+            header[8..16].copy_from_slice(&(body.len() as u64).to_le_bytes());
+            header[16..20].copy_from_slice(&checksum(body).to_le_bytes());
+            if let Ok(read) = Manifest::decode(bytes) {
+                assert_eq!(Manifest::decode(&read.encode()), Ok(read));
+            }
+        });
+    }
+
+    #[test]
     fn the_format_is_what_it_was() {
         // Proves that manifests of earlier builds are still read: the bytes are those of versions
         // 1, which knew neither merges nor cleaning, and 2.

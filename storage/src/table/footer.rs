@@ -182,9 +182,9 @@ impl Footer {
                 .first()
                 .map(|entry| (entry.offset, entry.position));
             let sorted = previous.is_none_or(|key| key < part.key);
-            let indexed = part
-                .index
-                .is_sorted_by_key(|entry| (entry.offset, entry.position));
+            let mut steps = part.index.iter().zip(part.index.iter().skip(1));
+            let indexed = steps
+                .all(|(entry, next)| entry.offset < next.offset && entry.position < next.position);
             if part.position != end
                 || part.start >= part.end
                 || first != Some((part.start, part.position))

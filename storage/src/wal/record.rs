@@ -41,7 +41,7 @@ const _: () = assert!(BLOCK_BYTES > COMMIT_HEADER_BYTES + RECORD_HEADER_BYTES);
 pub(crate) struct Nonce(pub(crate) u64);
 
 impl Nonce {
-    fn hasher(self) -> Hasher {
+    pub(super) fn hasher(self) -> Hasher {
         let folded = (self.0 ^ (self.0 >> 32)) & u64::from(u32::MAX);
         Hasher::new_with_initial(u32::try_from(folded).expect("masked to 32 bits"))
     }

@@ -7,7 +7,10 @@ use streambus_proto::ids::{LeaderEpoch, Offset, TopicId};
 
 use super::WalPlace;
 use super::buffer::{Room, SealedCommit, WalBounds, WalBuffer};
-use super::record::{FIRST_COMMIT_POSITION, FileHeader, FileHeaderRead, Nonce, RecordKind};
+use super::record::{
+    COMMIT_HEADER_BYTES, CommitHeader, FIRST_COMMIT_POSITION, FileHeader, FileHeaderRead, Nonce,
+    RECORD_HEADER_BYTES, RecordKind, read_commit,
+};
 use super::replay::{Fed, Replay, WalEnd};
 use crate::batch::tests::batch;
 use crate::key::PartitionKey;
@@ -345,4 +348,77 @@ fn the_format_is_what_it_was() {
     let mut disk = Disk::default();
     disk.file(1)[..golden.len()].copy_from_slice(golden);
     assert_eq!(disk.replay(WalPlace::START).unwrap().0, vec![1, 2, 3]);
+}
+
+/// Makes a commit's header and its first record say the truth of themselves again.
+fn seal_again(bytes: &mut [u8]) {
+    let crc = |parts: &[&[u8]]| {
+        let mut hasher = NONCE.hasher();
+        for part in parts {
+            hasher.update(part);
+        }
+        hasher.finalize().to_le_bytes()
+    };
+    if bytes.len() < COMMIT_HEADER_BYTES + RECORD_HEADER_BYTES {
+        return;
+    }
+    let header = crc(&[&bytes[..60]]);
+    bytes[60..64].copy_from_slice(&header);
+    let length = u32::from_le_bytes(bytes[68..72].try_into().unwrap()) as usize;
+    if let Some(payload) = bytes.get(128..128_usize.saturating_add(length)) {
+        let record = crc(&[&bytes[64..124], payload]);
+        bytes[124..128].copy_from_slice(&record);
+    }
+}
+
+#[test]
+fn no_bytes_are_too_much_for_the_commit_decoder() {
+    // Proves that mutations of commits, their checksums right or wrong, are refused or read within their bounds,
+    // and never panic.
+    let mut buffer = buffer(WalPlace::START, 7);
+    let one = commit(&mut buffer, 1, 100);
+    let three = commit(&mut buffer, 3, 1_000);
+    let header = FileHeader { epoch: 1 }.encode(NONCE).to_vec();
+    let samples = [one.bytes.to_vec(), three.bytes.to_vec(), header];
+    let try_it = |bytes: &[u8]| {
+        let _ = FileHeader::decode(bytes, NONCE);
+        for at in [one.place, three.place] {
+            let header = CommitHeader::decode(bytes, NONCE, at.epoch, at.position);
+            let Some(header) = header else { continue };
+            let Some(whole) = bytes.get(..header.length as usize) else {
+                continue;
+            };
+            for record in read_commit(whole, &header, NONCE).unwrap_or_default() {
+                assert!(record.payload.end <= whole.len());
+            }
+        }
+    };
+    streambus_shards::sim::mutated(&samples, |bytes| {
+        try_it(bytes);
+        seal_again(bytes);
+        try_it(bytes);
+    });
+}
+
+#[test]
+fn a_replay_of_any_bytes_makes_nothing_up() {
+    // Proves that a replay of mutated files ends, without a panic, with the front of what was written, and is
+    // corrupt or cut behind it.
+    let place = WalPlace::START;
+    let mut buffer = buffer(place, 7);
+    let mut disk = Disk::default();
+    for nth in 1..6 {
+        disk.write(&commit(&mut buffer, nth, 300));
+    }
+    let (written, _) = disk.replay(place).unwrap();
+    let file = disk.files[&place.epoch].clone();
+    let mut used = file.clone();
+    used.truncate(24 << 10);
+    let samples = [file, used];
+    streambus_shards::sim::mutated(&samples, |bytes| {
+        let files = BTreeMap::from([(place.epoch, bytes.clone())]);
+        if let Ok((found, _)) = (Disk { files }).replay(place) {
+            assert!(written.starts_with(&found), "{found:?}");
+        }
+    });
 }
