@@ -69,10 +69,11 @@ class Broker:
                 self.process.wait()
 
 
-def ours(binary, home, port):
-    """Our broker with its defaults."""
+def ours(binary, home, port, more=()):
+    """Our broker with its defaults, and `more` settings."""
     command = [binary, "start", "--data-dir", home / "data", "--port", port, "--admin-address", "127.0.0.1:0",
                "--log-format", "text", "--set", f"listeners.main.core_port_first={port + 1}"]
+    command += [word for setting in more for word in ("--set", setting)]
     return Broker(OURS, command, home, port)
 
 

@@ -29,8 +29,8 @@ def run(command, **how):
     return done.stdout
 
 
-def prepare():
-    """Builds what is missing."""
+def prepare(jars=True):
+    """Builds what is missing; without `jars` nothing of Kafka's."""
     librdkafka = pathlib.Path(run([ROOT / "tests" / "clients" / "librdkafka-build"]).splitlines()[-1])
     WORK.mkdir(parents=True, exist_ok=True)
     headers = WORK / "include" / "librdkafka"
@@ -41,9 +41,9 @@ def prepare():
     if not client.exists() or client.stat().st_mtime < source.stat().st_mtime:
         run(["gcc", "-O2", "-Wall", f"-I{headers.parent}", source, "-o", client, f"-L{librdkafka / 'src'}",
              f"-Wl,-rpath,{librdkafka / 'src'}", "-lrdkafka"])
-    jars = WORK / "kafka-jars"
-    if not jars.is_dir():
-        run(["mvn", "-q", "-B", "dependency:copy-dependencies", f"-DoutputDirectory={jars}.part"],
+    kafka = WORK / "kafka-jars"
+    if jars and not kafka.is_dir():
+        run(["mvn", "-q", "-B", "dependency:copy-dependencies", f"-DoutputDirectory={kafka}.part"],
             cwd=HERE / "kafka")
-        pathlib.Path(f"{jars}.part").rename(jars)
-    return Kit(librdkafka, client, jars)
+        pathlib.Path(f"{kafka}.part").rename(kafka)
+    return Kit(librdkafka, client, kafka)

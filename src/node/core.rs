@@ -138,6 +138,8 @@ async fn open_lanes(start: &Start, core: usize) -> Result<Vec<OpenedLane>, Strin
             tables,
             replayed_commits,
             replayed_bytes,
+            scanned_bytes,
+            replayed_in,
             cut_bytes,
             quarantined,
         } = recovery;
@@ -147,8 +149,10 @@ async fn open_lanes(start: &Start, core: usize) -> Result<Vec<OpenedLane>, Strin
             tables,
             replayed_commits,
             replayed_bytes,
+            scanned_bytes,
+            replayed_ms = millis(replayed_in),
             cut_bytes,
-            elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            elapsed_ms = millis(began.elapsed()),
             "a lane is open"
         );
         for file in &quarantined {
@@ -165,6 +169,10 @@ async fn open_lanes(start: &Start, core: usize) -> Result<Vec<OpenedLane>, Strin
         });
     }
     Ok(opened)
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn lane_config(config: &Config) -> LaneConfig {

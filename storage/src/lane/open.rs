@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 use streambus_proto::ids::{LeaderEpoch, Offset};
-use streambus_shards::{Buf, DiskError, File, disk, rng_u64};
+use streambus_shards::{Buf, DiskError, File, disk, now, rng_u64};
 
 use super::flush::write_manifest;
 use super::reserve::Reserve;
@@ -33,8 +34,9 @@ use crate::wal::record::{
 };
 use crate::wal::replay::{Fed, Need, Replay, WalEnd};
 
-/// How much of the WAL is read at once.
-const WINDOW_BYTES: u64 = 1 << 20;
+/// How much of the WAL is read at once: more than the largest commit, by default, or each would be read
+/// twice, once to its header and once from there.
+const WINDOW_BYTES: u64 = 8 << 20;
 
 /// What a lane found when it was opened.
 #[derive(Debug, Clone, Default)]
@@ -47,6 +49,10 @@ pub struct Recovery {
     pub replayed_commits: u64,
     /// Bytes of them.
     pub replayed_bytes: u64,
+    /// Bytes of WAL read for it: behind the last commit too, to know that it is the last.
+    pub scanned_bytes: u64,
+    /// How long reading and applying took.
+    pub replayed_in: Duration,
     /// Bytes of a torn commit at the end of the WAL that were cut: never acknowledged.
     pub cut_bytes: u64,
     /// Files that the lane did not know and moved to `quarantine/`.
@@ -111,7 +117,9 @@ impl Lane {
             files,
         };
         opening.tables(dir, &manifest).await?;
+        let began = now();
         let (end, last) = opening.replay(&wal, &lengths, manifest.floor).await?;
+        opening.recovery.replayed_in = began.elapsed();
         opening.settle(end.cut_bytes);
         // Everything that had to be found was found: only now is anything on disk changed.
         opening.recovery.quarantined = clean(dir, &listing, &manifest).await?;
@@ -337,6 +345,7 @@ impl Opening {
                 .await
                 .map_err(|source| StorageError::disk(&self.files.path(need.epoch), source))?;
             self.state.active.held_bytes += fresh;
+            self.recovery.scanned_bytes += fresh as u64;
             match replay.feed(&bytes) {
                 Fed::Nothing => {}
                 Fed::Commit(records) => {
