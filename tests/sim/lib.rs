@@ -7,6 +7,7 @@
 //! | `swarm` | what a seed draws: operations, rates, sizes, faults |
 //! | `workload` | a seed from beginning to end, one file an operation |
 //! | [`run`] | runs seeds, judges them, tells of them |
+//! | [`speed`] | how fast virtual time passes |
 //! | [`client`] | a client over the protocol crate's cores; runs in both worlds |
 //! | `planted` | bugs on purpose, by which the checkers are proved; under the feature of that name |
 //! | [`history`] | what clients did and saw, with the virtual times |
@@ -22,5 +23,6 @@ pub mod history;
 #[cfg(feature = "planted")]
 pub mod planted;
 pub mod run;
+pub mod speed;
 mod swarm;
 mod workload;

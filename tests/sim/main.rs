@@ -1,9 +1,14 @@
 //! Soaks and replays seeds of the simulated world.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use argh::FromArgs;
 use streambus_tests::run::{self, Soak};
+use streambus_tests::speed;
+
+/// Virtual time of a measurement.
+const SPEED_LENGTH: Duration = Duration::from_mins(5);
 
 /// The simulator: whole nodes in one thread, from a seed.
 #[derive(FromArgs)]
@@ -37,6 +42,9 @@ struct Sim {
     /// how many threads run seeds; each has worlds of its own
     #[argh(option, default = "2")]
     threads: usize,
+    /// measure instead how fast virtual time passes for three lightly loaded nodes
+    #[argh(switch)]
+    speed: bool,
     /// run with this bug until it is caught, or with each ("all"); needs the feature planted
     #[argh(option)]
     planted: Option<String>,
@@ -45,6 +53,10 @@ struct Sim {
 fn main() -> ExitCode {
     let Command::Sim(sim) = argh::from_env::<Arguments>().command;
     run::hide_planned_panics();
+    if sim.speed {
+        println!("{}", speed::measure(SPEED_LENGTH));
+        return ExitCode::SUCCESS;
+    }
     if let Some(name) = &sim.planted {
         return run_planted(name, &sim);
     }
