@@ -24,7 +24,7 @@ mod tests;
 
 use std::cell::RefCell;
 use std::path::PathBuf;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use streambus_proto::ids::{LeaderEpoch, Offset};
 use streambus_shards::sync::{Line, Notify};
@@ -59,7 +59,8 @@ pub struct Lane {
     nonce: Nonce,
     wal_files: WalFiles,
     state: RefCell<State>,
-    observer: RefCell<Option<Rc<dyn LaneObserver>>>,
+    /// The owner, which as a rule holds the lane: the task that writes keeps it, and lets go with the lane.
+    observer: RefCell<Option<Weak<dyn LaneObserver>>>,
     /// Wakes the WAL writer: there is something to write, or to freeze.
     wal_wake: Notify,
     /// Wakes the WAL writer: a file became ready.
@@ -87,10 +88,13 @@ impl Lane {
     /// # Panics
     /// If the lane was started before.
     pub fn start(self: &Rc<Lane>, observer: Rc<dyn LaneObserver>) {
-        let before = self.observer.replace(Some(observer));
+        let before = self.observer.replace(Some(Rc::downgrade(&observer)));
         assert!(before.is_none(), "a lane is started once");
         let mut tasks = vec![
-            spawn_in(Queue::Foreground, commit::write_commits(Rc::clone(self))),
+            spawn_in(
+                Queue::Foreground,
+                commit::write_commits(Rc::clone(self), observer),
+            ),
             spawn_in(Queue::Background, commit::keep_files_ready(Rc::clone(self))),
             spawn_in(Queue::Background, keep::keep(Rc::clone(self))),
         ];
@@ -379,11 +383,14 @@ impl Lane {
             state.status = Status::Stopped(error.to_string());
         }
         tracing::error!(dir = %self.dir.display(), %error, "the lane stops");
-        let observer = self.observer.borrow().clone();
-        if let Some(observer) = observer {
+        if let Some(observer) = self.observer() {
             observer.failed(error);
         }
         self.wake_all();
+    }
+
+    fn observer(&self) -> Option<Rc<dyn LaneObserver>> {
+        self.observer.borrow().as_ref()?.upgrade()
     }
 
     fn wake_all(&self) {

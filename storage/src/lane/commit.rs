@@ -9,10 +9,11 @@ use super::Lane;
 use super::state::QueuedCommit;
 use crate::config::SyncMode;
 use crate::error::StorageError;
-use crate::observer::CommitMeasured;
+use crate::observer::{CommitMeasured, LaneObserver};
 
-/// The WAL writer. Ends when the lane is closed and everything is written, or when it stopped.
-pub(super) async fn write_commits(lane: Rc<Lane>) {
+/// The WAL writer. Ends when the lane is closed and everything is written, or when it stopped. Until then it
+/// keeps the owner, who is told of each commit and asked at each freeze.
+pub(super) async fn write_commits(lane: Rc<Lane>, _owner: Rc<dyn LaneObserver>) {
     loop {
         lane.freeze_if_due();
         let next = lane.state.borrow_mut().next_commit();
@@ -64,8 +65,7 @@ impl Lane {
             counters.sync_ns += u64::try_from(measured.sync.as_nanos()).unwrap_or(u64::MAX);
             state.committed(commit.next, commit.ends)
         };
-        let observer = self.observer.borrow().clone();
-        if let Some(observer) = observer {
+        if let Some(observer) = self.observer() {
             observer.measured(measured);
             if !durable.is_empty() {
                 observer.durable(&durable);
@@ -94,7 +94,7 @@ impl Lane {
 
     /// Freezes the active memtable when it is full, with the owner's annotations as of now.
     fn freeze_if_due(&self) {
-        let Some(observer) = self.observer.borrow().clone() else {
+        let Some(observer) = self.observer() else {
             return;
         };
         if self.is_ending() || !self.state.borrow().freeze_is_due() {
