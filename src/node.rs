@@ -107,6 +107,7 @@ pub fn run(
     } else {
         config.node.cores
     };
+    probe::ring_memory(cores).map_err(|refused| NodeError::Machine(refused.to_string()))?;
     let listeners = take_listeners(&config, cores)?;
     let registry = Registry::new();
     let health = Arc::new(Health::new(cores));

@@ -14,7 +14,7 @@ use crate::uring::Uring;
 /// glommio's registered buffers, which we do not use: the least it takes, since it counts against memlock.
 const IO_MEMORY_BYTES: usize = 64 << 10;
 /// Entries of each of glommio's rings.
-const RING_DEPTH: usize = 256;
+pub(crate) const RING_ENTRIES: u32 = 256;
 /// How long a core may run ready tasks before it looks at its rings.
 const PREEMPT_AFTER: Duration = Duration::from_millis(5);
 
@@ -113,7 +113,7 @@ fn builder(placement: Placement, core: usize) -> LocalExecutorBuilder {
     LocalExecutorBuilder::new(placement)
         .name(&format!("core-{core}"))
         .io_memory(IO_MEMORY_BYTES)
-        .ring_depth(RING_DEPTH)
+        .ring_depth(RING_ENTRIES as usize)
         .preempt_timer(PREEMPT_AFTER)
 }
 

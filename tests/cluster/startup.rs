@@ -89,6 +89,27 @@ fn too_few_descriptors_are_named_with_the_remedy_and_nothing_is_written() {
 }
 
 #[test]
+fn too_little_locked_memory_is_named_with_the_remedy_and_nothing_is_written() {
+    // Proves fault row 42 for locked memory: below what any core needs, and below what these two do.
+    for kib in [64, 512] {
+        let home = tempfile::tempdir().unwrap();
+        let data = home.path().join("data");
+        // Root is not held to the limit unless it gives up the right to pass it.
+        let drop_right = "exec setpriv --bounding-set=-ipc_lock --inh-caps=-ipc_lock \"$0\" \"$@\"";
+        let limit = format!("ulimit -l {kib} && if [ $(id -u) = 0 ]; then {drop_right}; fi");
+        let (output, errors) = refused_under(&limit, &data);
+        assert_eq!(output.status.code(), Some(1), "{errors}");
+        let line = line_of(&errors);
+        let named = format!("memlock limit {} bytes", kib * 1_024);
+        assert!(
+            line.contains(&named) && line.contains("ulimit -l"),
+            "{errors}"
+        );
+        assert!(!data.exists(), "nothing was written");
+    }
+}
+
+#[test]
 fn directory_that_cannot_be_written_is_named() {
     // Proves fault row 42 for the data directory: below a file, and on a file system of the kernel's
     // that takes no files, even from root.
