@@ -431,10 +431,8 @@ async fn read(
     kind: FileKind,
     index: MetadataIndex,
     path: &Path,
-) -> Result<(Header, Buf), LogError> {
-    let file = File::open(path, OpenOptions::default()).await?;
-    let length = usize::try_from(file.len()?).expect("a file fits memory");
-    let bytes = file.read_at(0, length).await?;
+) -> Result<(Header, Vec<u8>), LogError> {
+    let bytes = disk::read_file(path).await?;
     let header = frame::decode_header(kind, &bytes).map_err(|error| unreadable(path, error))?;
     if header.index != index {
         let what = format!(
