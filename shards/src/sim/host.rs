@@ -227,4 +227,9 @@ impl World {
         // Time must not stop while everything that is ready waits for the stall to end.
         self.after(length_ns, |_| {});
     }
+
+    pub(crate) fn end_stalls(&self, id: HostId) {
+        self.note(format!("no core of host {} stalls", id.0));
+        self.hosts.borrow_mut()[id.index()].stalls.clear();
+    }
 }

@@ -230,6 +230,11 @@ impl World {
         self.0.stall(host, core, length);
     }
 
+    /// Lets every core of the host go on.
+    pub fn end_stalls(&self, host: HostId) {
+        self.0.end_stalls(host);
+    }
+
     /// Sets how far the host's wall clock is off, in milliseconds.
     pub fn skew_wall_clock(&self, host: HostId, ms: i64) {
         self.0

@@ -234,6 +234,26 @@ fn deadlock_livelock_and_endless_work_are_failures() {
 }
 
 #[test]
+fn a_stalled_core_goes_on_when_stalls_end() {
+    // Proves that what was ready on a stalled core runs at the time at which its stall is ended.
+    let report = run(Simulation::new(3), |world| async move {
+        let host = world.add_host(address(1));
+        world.boot(host);
+        world.stall(host, 0, Duration::from_secs(2));
+        let (stalled, clock) = (world.elapsed(), world.clone());
+        let ran_at = world.spawn_on(host, async move { clock.elapsed() });
+        sleep(Duration::from_millis(500)).await;
+        world.end_stalls(host);
+        let ran_after = ran_at.await.saturating_sub(stalled);
+        assert!(
+            ran_after >= Duration::from_millis(500) && ran_after < Duration::from_millis(510),
+            "{ran_after:?}"
+        );
+    });
+    assert_eq!(report.result, Ok(()));
+}
+
+#[test]
 fn a_stalled_core_waits_and_a_skewed_clock_jumps() {
     // Proves that a stall holds one core only, and that a wall clock may jump while order holds.
     let report = run(Simulation::new(2), |world| async move {

@@ -216,4 +216,5 @@ pub(super) fn heal(scene: &Scene) {
     }
     disk.slow(DATA_DIR, 1);
     scene.world.skew_wall_clock(host, 0);
+    scene.world.end_stalls(host);
 }
