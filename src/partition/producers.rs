@@ -166,7 +166,8 @@ impl Producers {
     pub fn refused(&mut self, batch: &Sequenced, now_ms: i64) {
         let id = batch.producer_id.0;
         if self.by_id.len() >= PRODUCERS_MAX && !self.by_id.contains_key(&id) {
-            self.forget_oldest();
+            // What was stored must be told from its retry: nobody makes room for what was not.
+            return;
         }
         let producer = self.by_id.entry(id).or_insert_with(|| Producer {
             epoch: batch.producer_epoch,

@@ -109,6 +109,28 @@ fn what_was_refused_for_want_of_space_comes_first_when_it_is_tried_again() {
 }
 
 #[test]
+fn what_was_refused_makes_nobody_forgotten() {
+    // Proves that refusals, however many, leave the producers whose batches are stored known.
+    let (mut producers, mut end) = (Producers::default(), 0);
+    let count = i64::try_from(PRODUCERS_MAX).unwrap();
+    for id in 0..count {
+        assert_eq!(
+            offer(&mut producers, &mut end, batch(id, 0, 0, 1)),
+            Verdict::New
+        );
+    }
+    producers.refused(&batch(count, 0, 0, 1), 9_000);
+    assert_eq!(producers.len(), PRODUCERS_MAX);
+    for id in 0..count {
+        let again = producers.check(&batch(id, 0, 0, 1));
+        assert!(
+            matches!(again, Verdict::Duplicate { .. }),
+            "{id}: {again:?}"
+        );
+    }
+}
+
+#[test]
 fn window_holds_five_batches() {
     // Proves that the fifth last batch is still a duplicate and the sixth last is not.
     let (mut producers, mut end) = (Producers::default(), 0);
