@@ -120,7 +120,7 @@ impl Drop for Notified<'_> {
 /// A line: whoever stands in it goes when those who came before have gone.
 #[derive(Debug, Default)]
 pub struct Line {
-    /// The numbers of those who stand, in the order in which they came.
+    /// The numbers of those who stand, in the order in which they came: ascending.
     standing: RefCell<VecDeque<(u64, Option<Waker>)>>,
     next_number: Cell<u64>,
 }
@@ -155,7 +155,7 @@ impl Place {
     pub fn first(&self) -> impl Future<Output = ()> {
         std::future::poll_fn(|cx| {
             let mut standing = self.line.standing.borrow_mut();
-            let at = standing.iter().position(|(other, _)| *other == self.number);
+            let at = standing.binary_search_by_key(&self.number, |(number, _)| *number);
             let at = at.expect("a place is in its line until it is dropped");
             if at == 0 {
                 return Poll::Ready(());
@@ -170,7 +170,9 @@ impl Drop for Place {
     fn drop(&mut self) {
         let next = {
             let mut standing = self.line.standing.borrow_mut();
-            standing.retain(|(other, _)| *other != self.number);
+            if let Ok(at) = standing.binary_search_by_key(&self.number, |(number, _)| *number) {
+                standing.remove(at);
+            }
             standing.front_mut().and_then(|(_, waker)| waker.take())
         };
         if let Some(waker) = next {
