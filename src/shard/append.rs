@@ -135,8 +135,8 @@ impl Shard {
                 key: item.key,
                 end: end_offset,
                 appended: Appended {
-                    base_offset: if planted::on("retry-with-wrong-offset") {
-                        base_offset.next()
+                    base_offset: if planted::on("retry-at-zero") {
+                        Offset(0)
                     } else {
                         base_offset
                     },

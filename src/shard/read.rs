@@ -5,7 +5,7 @@ use std::time::Duration;
 use streambus_proto::error_code::ErrorCode;
 use streambus_proto::ids::{LeaderEpoch, Offset};
 use streambus_proto::records::{BatchView, DecompressLimits};
-use streambus_shards::{Buf, timeout};
+use streambus_shards::{Buf, planted, timeout};
 use streambus_storage::{PartitionKey, ReadPlan, StorageError};
 
 use super::op::{EpochItem, FoundOffset, OffsetItem, ReadItem, ReadOutcome};
@@ -71,6 +71,11 @@ impl Shard {
         if from == until || (item.bytes_max == 0 && !item.whole_first) {
             return outcome;
         }
+        let from = if planted::on("read-from-the-next") && from.next() < until {
+            from.next()
+        } else {
+            from
+        };
         let read = match lane.read(item.key, from, item.bytes_max, until) {
             Ok(ReadPlan::Ready(batches)) => Ok(batches),
             Ok(ReadPlan::Cold(cold)) => cold.read().await,

@@ -104,7 +104,7 @@ fn run_planted(name: &str, sim: &Sim) -> ExitCode {
                     "{}: seed {}: {}",
                     bug.name,
                     outcome.seed,
-                    outcome.failures.join("; ")
+                    outcome.breach_of(bug.breaks).unwrap_or_default()
                 );
                 if sim.trace {
                     println!("{}", outcome.story());

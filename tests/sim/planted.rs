@@ -2,6 +2,7 @@
 
 use streambus_shards::planted;
 
+use crate::checkers::Rule;
 use crate::run::{Outcome, run_seed};
 use crate::swarm::decays;
 
@@ -10,53 +11,57 @@ use crate::swarm::decays;
 pub struct Bug {
     /// Its name there.
     pub name: &'static str,
+    /// The rule that it breaks, by which it must be told.
+    pub breaks: Rule,
     /// How many seeds may pass before it is caught: several times what it took when this was written.
     pub within: u64,
     /// It can be seen only where the disk decays, so that only such seeds are run.
     pub needs_decay: bool,
 }
 
-const fn bug(name: &'static str, within: u64) -> Bug {
+const fn bug(name: &'static str, breaks: Rule, within: u64) -> Bug {
     Bug {
         name,
+        breaks,
         within,
         needs_decay: false,
     }
 }
 
-const fn bug_of_decay(name: &'static str, within: u64) -> Bug {
+const fn bug_of_decay(name: &'static str, breaks: Rule, within: u64) -> Bug {
     Bug {
         needs_decay: true,
-        ..bug(name, within)
+        ..bug(name, breaks, within)
     }
 }
 
 /// Every bug there is.
-pub const BUGS: [Bug; 13] = [
-    bug("acknowledge-before-sync", 20),
-    bug("skip-wal-crc", 400),
-    bug_of_decay("skip-table-crc", 40),
-    bug("dedup-window-of-one", 300),
-    bug("no-directory-sync", 40),
-    bug("recycle-too-early", 40),
-    bug_of_decay("cut-corrupt-middle", 300),
-    bug("show-before-durable", 100),
-    bug("retry-with-wrong-offset", 40),
-    bug("overtake-the-line", 200),
-    bug("log-start-before-durable", 100),
-    bug("keep-dead-tables", 20),
-    bug("wake-nobody-after-space", 300),
+pub const BUGS: [Bug; 14] = [
+    bug("acknowledge-before-sync", Rule::LostWrite, 100),
+    bug("skip-wal-crc", Rule::Garbage, 400),
+    bug_of_decay("skip-table-crc", Rule::Garbage, 40),
+    bug("dedup-window-of-one", Rule::Sequence, 300),
+    bug("no-directory-sync", Rule::LostWrite, 400),
+    bug("recycle-too-early", Rule::Liveness, 40),
+    bug_of_decay("cut-corrupt-middle", Rule::TwoValues, 300),
+    bug("show-before-durable", Rule::HighWatermark, 100),
+    bug("retry-at-zero", Rule::RealTimeOrder, 100),
+    bug("overtake-the-line", Rule::ProducerOrder, 200),
+    bug("log-start-before-durable", Rule::LogStartBack, 100),
+    bug("read-from-the-next", Rule::ReadOn, 100),
+    bug("keep-dead-tables", Rule::Disk, 20),
+    bug("wake-nobody-after-space", Rule::Liveness, 300),
 ];
 
-/// Runs seeds from `first` on with a bug until one fails, at most `seeds` of those that may show it; the one that
-/// failed, or `None`.
+/// Runs seeds from `first` on with a bug until one tells that its rule is broken, at most `seeds` of those that may
+/// show it; that one, or `None`.
 pub fn until_caught(bug: &Bug, first: u64, seeds: u64) -> Option<Outcome> {
     planted::plant(Some(bug.name));
     let caught = (first..=u64::MAX)
         .filter(|seed| !bug.needs_decay || decays(*seed))
         .take(usize::try_from(seeds).unwrap_or(usize::MAX))
         .map(run_seed)
-        .find(|outcome| !outcome.is_sound());
+        .find(|outcome| outcome.breach_of(bug.breaks).is_some());
     planted::plant(None);
     caught
 }

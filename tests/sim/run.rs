@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use streambus_shards::sim::{Simulation, run};
 
-use crate::checkers::Breach;
+use crate::checkers::{Breach, Rule};
 use crate::workload;
 
 /// What a seed's virtual time may come to: work, healing, reading and deleting take a few minutes at most.
@@ -33,6 +33,13 @@ impl Outcome {
     /// Whether every promise was kept.
     pub fn is_sound(&self) -> bool {
         self.failures.is_empty()
+    }
+
+    /// The line that tells of this promise as broken, if one does.
+    pub fn breach_of(&self, rule: Rule) -> Option<&str> {
+        let told = format!("{rule:?}: ");
+        let mut failures = self.failures.iter().map(String::as_str);
+        failures.find(|what| what.starts_with(&told))
     }
 
     /// One line for a run of many.

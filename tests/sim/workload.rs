@@ -1,4 +1,4 @@
-//! One seed's work from beginning to end: nodes and clients, a time of work and faults, healing, a last
+//! One seed's work from beginning to end: nodes and clients, a time of work and faults, settled, a last
 //! reading of everything, and deletion of everything.
 
 mod bounds;
@@ -25,7 +25,7 @@ use crate::client::{Client, ClientConfig};
 use crate::cluster::{CORE_PORT, NODE_PORT, Node, small_config};
 use crate::dice::Dice;
 use crate::history::Recorder;
-use crate::swarm::Mix;
+use crate::swarm::{FaultKind, Mix};
 
 pub(crate) use faults::PANIC;
 
@@ -50,8 +50,10 @@ pub(crate) struct Scene {
     pub(crate) topics: RefCell<Vec<(String, TopicId)>>,
     /// No more work is begun.
     pub(crate) over: Cell<bool>,
-    /// No more faults: whatever ends the node's process from now on is a breach.
-    pub(crate) healing: Cell<bool>,
+    /// No more faults are begun.
+    pub(crate) healed: Cell<bool>,
+    /// No fault has anything left to do: whatever ends the node's process from now on is a breach.
+    pub(crate) settled: Cell<bool>,
     hosts: Cell<u8>,
 }
 
@@ -95,6 +97,11 @@ impl Scene {
         (!partitions.is_empty()).then(|| self.work.one_of(&partitions).clone())
     }
 
+    /// Whether the power may fail now: in seeds that drew it, until all faults end.
+    pub(crate) fn may_lose_power(&self) -> bool {
+        self.mix.faults.kinds.contains(&FaultKind::KillPower) && !self.healed.get()
+    }
+
     /// A pause of up to so long.
     pub(crate) async fn pause(&self, longest: Duration) {
         let longest_us = u64::try_from(longest.as_micros()).unwrap_or(u64::MAX);
@@ -123,7 +130,8 @@ pub(crate) async fn run(world: World) -> Vec<Breach> {
         partitions: RefCell::default(),
         topics: RefCell::default(),
         over: Cell::new(false),
-        healing: Cell::new(false),
+        healed: Cell::new(false),
+        settled: Cell::new(false),
         hosts: Cell::new(0),
     });
     let mut breaches: Vec<Breach> = act(&scene).await.err().into_iter().collect();

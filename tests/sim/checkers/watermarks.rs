@@ -1,7 +1,8 @@
 //! High watermark, first offset and leader epoch of a log only grow, also across restarts.
 //!
 //! What one answer says holds from its arrival on; so an answer to a later question says no less. A first offset
-//! that retention moved is on the disk with the next commit only, and may go back with the power.
+//! that retention moved is on the disk with the next commit only, and may go back with the power; one that somebody
+//! asked for is there to stay.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,14 +10,24 @@ use std::time::Duration;
 use super::{Breach, Rule};
 use crate::history::{Acks, End, History, Log, Sighting};
 
+/// What an answer is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Says {
+    /// It was so, and later answers may not say less.
+    So,
+    /// It was at least so: an acknowledged record is below the high watermark, however far that is.
+    AtLeast,
+    /// It was so, and may be less again.
+    SoForNow,
+}
+
 /// Something that was known of a log.
 #[derive(Clone, Copy)]
 struct Known {
     invoked: Duration,
     completed: Duration,
     value: i64,
-    /// Says "at least": an acknowledged record is below the high watermark, however far it is.
-    at_least: bool,
+    says: Says,
 }
 
 /// Checks a history.
@@ -30,7 +41,9 @@ pub fn check(history: &History) -> Vec<Breach> {
             breaches.push(Breach::new(Rule::Bounds, what));
         }
     }
-    let mut high = gather(history, |sighting| sighting.high_watermark.map(|at| at.0));
+    let mut high = gather(history, |sighting| {
+        Some((sighting.high_watermark?.0, Says::So))
+    });
     for send in &history.sends {
         if let Some((completed, End::Stored(Some(offset)))) = send.end
             && send.acks == Acks::All
@@ -39,17 +52,31 @@ pub fn check(history: &History) -> Vec<Breach> {
                 invoked: send.invoked,
                 completed,
                 value: offset.next().0,
-                at_least: true,
+                says: Says::AtLeast,
             });
         }
     }
-    let start = gather(history, |sighting| {
-        let topic = history.topics.get(&sighting.log.topic);
-        let kept = topic.is_some_and(|topic| !topic.retention);
-        sighting.log_start.filter(|_| kept).map(|at| at.0)
+    let mut start = gather(history, |sighting| {
+        let topic = history.topics.get(&sighting.log.topic)?;
+        let says = if topic.retention {
+            Says::SoForNow
+        } else {
+            Says::So
+        };
+        Some((sighting.log_start?.0, says))
     });
+    for cut in &history.cuts {
+        if let Some((completed, log_start)) = cut.done {
+            start.entry(cut.log).or_default().push(Known {
+                invoked: cut.invoked,
+                completed,
+                value: cut.before.min(log_start).0,
+                says: Says::AtLeast,
+            });
+        }
+    }
     let epoch = gather(history, |sighting| {
-        sighting.leader_epoch.map(|epoch| i64::from(epoch.0))
+        Some((i64::from(sighting.leader_epoch?.0), Says::So))
     });
     for (rule, name, known) in [
         (Rule::HighWatermark, "high watermark", high),
@@ -72,16 +99,16 @@ pub fn check(history: &History) -> Vec<Breach> {
 
 fn gather(
     history: &History,
-    value: impl Fn(&Sighting) -> Option<i64>,
+    value: impl Fn(&Sighting) -> Option<(i64, Says)>,
 ) -> BTreeMap<Log, Vec<Known>> {
     let mut found: BTreeMap<Log, Vec<Known>> = BTreeMap::new();
     for sighting in &history.sightings {
-        if let Some(value) = value(sighting) {
+        if let Some((value, says)) = value(sighting) {
             found.entry(sighting.log).or_default().push(Known {
                 invoked: sighting.invoked,
                 completed: sighting.completed,
                 value,
-                at_least: false,
+                says,
             });
         }
     }
@@ -91,11 +118,13 @@ fn gather(
 /// The first pair where what was known when a question was asked is more than its answer.
 fn only_grows(mut known: Vec<Known>) -> Option<(Known, Known)> {
     let mut by_completion = known.clone();
+    by_completion.retain(|known| known.says != Says::SoForNow);
     by_completion.sort_by_key(|known| known.completed);
     known.sort_by_key(|known| known.invoked);
     let mut completed = by_completion.into_iter().peekable();
     let mut most: Option<Known> = None;
-    for asked in known.into_iter().filter(|known| !known.at_least) {
+    known.retain(|known| known.says != Says::AtLeast);
+    for asked in known {
         while let Some(before) = completed.next_if(|before| before.completed < asked.invoked) {
             if most.is_none_or(|most| most.value < before.value) {
                 most = Some(before);

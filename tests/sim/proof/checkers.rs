@@ -70,6 +70,12 @@ fn sighting(invoked: u64, log_start: i64, high_watermark: i64) -> Sighting {
     }
 }
 
+/// A removal of the records before an offset that was done.
+fn cut(history: &mut History, invoked: u64, before: i64) {
+    let cut = history.cut(LOG, Offset(before), ms(invoked));
+    history.cut_done(cut, ms(invoked + 5), Offset(before));
+}
+
 /// Ten records sent, acknowledged and read, by one reader and by the last pass.
 fn sound() -> History {
     let topic = Topic {

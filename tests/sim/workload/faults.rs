@@ -201,6 +201,7 @@ fn network(scene: &Rc<Scene>, kind: FaultKind, passing: &Passing) {
 
 /// Ends every fault.
 pub(super) fn heal(scene: &Scene) {
+    scene.healed.set(true);
     let host = scene.node.host();
     let network = scene.world.network();
     network.heal_all();

@@ -40,7 +40,7 @@ pub(super) async fn read_everything(scene: &Rc<Scene>, tasks: Vec<Task<()>>) -> 
     revive(scene).await?;
     sleep(SETTLE).await;
     revive(scene).await?;
-    scene.healing.set(true);
+    scene.settled.set(true);
     let healed = scene.recorder.now();
     scene.world.note("everything is well again");
     scene.recorder.with(|history| history.healed = Some(healed));
@@ -81,7 +81,7 @@ async fn revive(scene: &Rc<Scene>) -> Result<(), Breach> {
         scene.node.start();
     }
     let served = scene.serves().await;
-    if served.is_err() && !scene.node.is_alive() && !scene.healing.get() {
+    if served.is_err() && !scene.node.is_alive() && !scene.settled.get() {
         // It was about to end for what went wrong before: the next start has no such reason.
         scene.node.start();
         return scene.serves().await;

@@ -5,7 +5,7 @@ use streambus_tests::checkers::Rule::{Bounds, HighWatermark, LeaderEpoch as Epoc
 use streambus_tests::checkers::watermarks::check;
 use streambus_tests::history::Acks;
 
-use super::{Case, ms, run, sighting};
+use super::{Case, LOG, cut, ms, run, sighting};
 
 /// What brokers may and may not say of a log's bounds.
 const CASES: &[Case] = &[
@@ -56,6 +56,32 @@ const CASES: &[Case] = &[
             history.sightings.push(sighting(400, 3, 10));
         },
         &[LogStartBack],
+    ),
+    (
+        "the first offset is before one that somebody was told to have asked for",
+        |history| {
+            cut(history, 300, 4);
+            history.sightings.push(sighting(400, 3, 10));
+        },
+        &[LogStartBack],
+    ),
+    (
+        "so it may not be either where retention moves it too",
+        |history| {
+            history.topics.get_mut(&LOG.topic).unwrap().retention = true;
+            cut(history, 300, 4);
+            history.sightings.push(sighting(400, 3, 10));
+        },
+        &[LogStartBack],
+    ),
+    (
+        "what retention moved may go back",
+        |history| {
+            history.topics.get_mut(&LOG.topic).unwrap().retention = true;
+            history.sightings.push(sighting(300, 4, 10));
+            history.sightings.push(sighting(400, 3, 10));
+        },
+        &[],
     ),
     (
         "the leader epoch goes back",
