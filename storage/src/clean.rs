@@ -16,8 +16,8 @@ use std::hash::BuildHasherDefault;
 
 use streambus_proto::ids::Offset;
 use streambus_proto::records::{
-    BatchBuilder, BatchView, ControlKind, DecompressLimits, EndTransactionMarker, Header,
-    NewRecord, Record, RecordsError,
+    BatchBuilder, BatchView, ControlKind, DecompressLimits, EndTransactionMarker, Record,
+    RecordsError,
 };
 
 pub(crate) use self::markers::Passed;
@@ -351,16 +351,7 @@ impl Survey {
         for record in records {
             let record = record?;
             if stays(&record) {
-                let headers: Vec<Header<'_>> = record.headers.iter().collect();
-                builder.push_at(
-                    record.offset_delta,
-                    &NewRecord {
-                        timestamp: record.timestamp,
-                        key: record.key,
-                        value: record.value,
-                        headers: &headers,
-                    },
-                );
+                builder.push_again(&record);
             }
         }
         builder.stretch_to(batch.last_offset_delta());

@@ -5,7 +5,7 @@ use super::compression::{Codec, compress};
 use super::cursor::{put_varlong, varlong_len};
 use super::error::RecordsError;
 use super::patch::{put, set_crc};
-use super::record::Header;
+use super::record::{Header, Record};
 use crate::ids::{LeaderEpoch, Offset, ProducerEpoch, ProducerId};
 
 /// A record to be put into a batch.
@@ -116,11 +116,22 @@ impl BatchBuilder {
         self.push_at(delta, record);
     }
 
-    /// Appends a record at an offset of its own, as the cleaner does, which leaves holes.
+    /// Appends a record of another batch at the place it had there, which leaves holes.
     ///
     /// # Panics
-    /// If the offset is not behind the last, or the batch would pass 2^31 records or bytes.
-    pub fn push_at(&mut self, offset_delta: i32, record: &NewRecord<'_>) {
+    /// If that is not behind the last, or the batch would pass 2^31 records or bytes.
+    pub fn push_again(&mut self, record: &Record<'_>) {
+        let headers: Vec<Header<'_>> = record.headers.iter().collect();
+        let again = NewRecord {
+            timestamp: record.timestamp,
+            key: record.key,
+            value: record.value,
+            headers: &headers,
+        };
+        self.push_at(record.offset_delta, &again);
+    }
+
+    pub(super) fn push_at(&mut self, offset_delta: i32, record: &NewRecord<'_>) {
         assert!(
             offset_delta > self.last_offset_delta,
             "offset deltas only grow"

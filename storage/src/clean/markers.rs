@@ -11,7 +11,7 @@
 use std::collections::BTreeSet;
 
 use streambus_proto::records::{
-    BatchBuilder, BatchView, ControlKind, EndTransactionMarker, NewRecord, RecordsError,
+    BatchBuilder, BatchView, ControlKind, EndTransactionMarker, RecordsError,
 };
 
 use super::{CleanPolicy, LIMITS, Remains};
@@ -74,16 +74,7 @@ fn with_horizon(batch: &BatchView<'_>, horizon_ms: i64) -> Result<Vec<u8>, Recor
     let mut builder = BatchBuilder::remaining_of(batch, Some(horizon_ms))?;
     let mut scratch = Vec::new();
     for record in batch.records(&mut scratch, LIMITS)? {
-        let record = record?;
-        builder.push_at(
-            record.offset_delta,
-            &NewRecord {
-                timestamp: record.timestamp,
-                key: record.key,
-                value: record.value,
-                ..NewRecord::default()
-            },
-        );
+        builder.push_again(&record?);
     }
     builder.stretch_to(batch.last_offset_delta());
     Ok(builder.build())

@@ -1,7 +1,7 @@
 //! What cleaning keeps of a batch, and when a partition is due.
 
 use streambus_proto::ids::{LeaderEpoch, ProducerEpoch, ProducerId};
-use streambus_proto::records::Codec;
+use streambus_proto::records::{Codec, NewRecord};
 
 use super::*;
 use crate::wal::record::Nonce;
