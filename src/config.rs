@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 mod check;
+mod lane;
 mod limits;
 mod load;
 mod section;

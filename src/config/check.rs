@@ -32,6 +32,7 @@ impl Loaded {
     /// Checks relations between settings.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         self.check_sizes()?;
+        self.check_lane()?;
         self.check_admin()?;
         for (name, listener) in &self.config.listeners {
             self.check_listener(name, listener)?;
@@ -99,6 +100,12 @@ impl Loaded {
             }
         }
         Ok(())
+    }
+
+    /// What a lane would refuse when it is opened, before anything is written.
+    fn check_lane(&self) -> Result<(), ConfigError> {
+        let refused = self.config.storage.lane().validate();
+        refused.map_err(|refused| conflict(format!("storage.{refused}")))
     }
 
     fn check_admin(&self) -> Result<(), ConfigError> {

@@ -97,7 +97,7 @@ section! {
         /// The size of one write-ahead log file. Files are written once when made, then recycled.
         wal_file_bytes: u64 = 64 * MIB, in 4 * MIB..=4 * GIB;
         /// How many write-ahead log files may wait for their data to reach tables.
-        wal_files_max: usize = 8, in 2..=1024;
+        wal_files_max: usize = 8, in 3..=1024;
         /// The size at which the in-memory table is frozen and flushed.
         memtable_bytes: usize = 64 << 20, in 1 << 20..=4 << 30;
         /// How many frozen in-memory tables may wait for their flush before produce requests wait.
@@ -105,7 +105,7 @@ section! {
         /// The most bytes one commit (one sync) carries.
         commit_bytes_max: usize = 4 << 20, in 128 << 10..=256 << 20;
         /// The size of one block of a table: the unit of its index and of its checksums.
-        block_bytes: usize = 64 << 10, in 4 << 10..=4 << 20;
+        block_bytes: usize = 64 << 10, in 4 << 10..=1 << 20;
         /// Memory for table data that was read lately or is read ahead; 0 for none.
         cache_bytes: usize = 64 << 20, in 0..=1 << 40;
         /// How a commit is made durable: "auto", "dsync" or "fdatasync".

@@ -153,6 +153,14 @@ fn settings_that_exclude_one_another_are_refused() {
              limits.in_flight_bytes_per_connection_max = 134217728 (default)",
         ),
         (
+            "[storage]\nblock_bytes = 5_000\n",
+            "storage.block_bytes = 5000: it must be a multiple of 4096 up to 1 MiB",
+        ),
+        (
+            "[storage]\nwal_file_bytes = 8_388_608\nwal_files_max = 3\n",
+            "storage.memtable_bytes = 67108864: it must be from 1 to wal_file_bytes × (wal_files_max − 2), which is 8388608",
+        ),
+        (
             "[listeners.a]\nport = 9092\n[listeners.b]\nport = 10092\n",
             "core 0 of listeners.a and listeners.b.port both want port 10092",
         ),

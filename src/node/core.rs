@@ -9,12 +9,11 @@ use streambus_ops::{CoreMetrics, Health, State};
 use streambus_shards::{
     CoreContext, Queue, halt, now, sleep, spawn, spawn_in, stop_requested, timeout,
 };
-use streambus_storage::{Lane, LaneConfig, Recovery};
+use streambus_storage::{Lane, Recovery};
 
 use super::NodeError;
 use super::listeners::listen;
 use super::prepare::{Start, open_metadata};
-use crate::config::{Config, SyncMode};
 use crate::kafka::Broker;
 use crate::metadata::log::Opened;
 use crate::metadata::{Controller, Limits};
@@ -130,7 +129,7 @@ async fn open_lanes(start: &Start, core: usize) -> Result<Vec<OpenedLane>, Strin
     {
         let directory = Path::new(&start.config.data.dir).join(format!("{LANE_PREFIX}{number}"));
         let began = now();
-        let (lane, recovery) = Lane::open(&directory, lane_config(&start.config))
+        let (lane, recovery) = Lane::open(&directory, start.config.storage.lane())
             .await
             .map_err(|error| format!("lane {number} can't be opened: {error}"))?;
         let Recovery {
@@ -173,25 +172,4 @@ async fn open_lanes(start: &Start, core: usize) -> Result<Vec<OpenedLane>, Strin
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn lane_config(config: &Config) -> LaneConfig {
-    let storage = &config.storage;
-    LaneConfig {
-        wal_file_bytes: storage.wal_file_bytes,
-        wal_files_max: storage.wal_files_max as u64,
-        memtable_bytes: storage.memtable_bytes,
-        memtables_frozen_max: storage.memtables_frozen_max,
-        block_bytes: storage.block_bytes,
-        cache_bytes: storage.cache_bytes,
-        commit_bytes_max: storage.commit_bytes_max,
-        scrub_bytes_per_second: storage.scrub_bytes_per_second,
-        scrub_interval: Duration::from_millis(storage.scrub_interval_ms),
-        sync: match storage.sync {
-            // Measured on virtio and NVMe: one durable write beats a write and a sync.
-            SyncMode::Auto | SyncMode::Dsync => streambus_storage::SyncMode::Dsync,
-            SyncMode::Fdatasync => streambus_storage::SyncMode::WriteThenSync,
-        },
-        ..LaneConfig::default()
-    }
 }

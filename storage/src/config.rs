@@ -103,57 +103,88 @@ impl LaneConfig {
     /// # Errors
     /// [`StorageError::Config`] with the first setting that is out of its bounds.
     pub fn validate(&self) -> Result<(), StorageError> {
+        let broken = self.rules().into_iter().find(|(_, _, holds, _)| !holds);
+        broken.map_or(Ok(()), |(setting, value, _, wants)| {
+            Err(StorageError::Config {
+                setting,
+                value,
+                wants,
+            })
+        })
+    }
+
+    /// Settings with their values, whether those will do, and what would.
+    fn rules(&self) -> [(&'static str, u64, bool, String); 9] {
         let block = BLOCK_BYTES as u64;
-        let refuse = |setting, why: String| Err(StorageError::Config { setting, why });
-        if !self.wal_file_bytes.is_multiple_of(block) || self.wal_file_bytes < 16 * block {
-            return refuse(
+        let wide = |number: usize| number as u64;
+        let blocks = |bytes: u64| bytes.is_multiple_of(block);
+        // Above this the WAL fills before a memtable is ever frozen, and nothing frees it.
+        let frozen_in_time = self
+            .wal_file_bytes
+            .saturating_mul(self.wal_files_max.saturating_sub(2));
+        let scrub_interval_ms = u64::try_from(self.scrub_interval.as_millis()).unwrap_or(u64::MAX);
+        [
+            (
                 "wal_file_bytes",
-                format!("a multiple of {block}, {} up", 16 * block),
-            );
-        }
-        if self.wal_file_bytes > 1 << 32 {
-            return refuse("wal_file_bytes", "at most 4 GiB".to_owned());
-        }
-        if self.wal_files_max < 3 {
-            return refuse(
+                self.wal_file_bytes,
+                blocks(self.wal_file_bytes)
+                    && (16 * block..=1 << 32).contains(&self.wal_file_bytes),
+                format!("a multiple of {block} from {} to 4 GiB", 16 * block),
+            ),
+            (
                 "wal_files_max",
-                "at least 3: one filling, one flushed, one next".into(),
-            );
-        }
-        if self.memtables_frozen_max == 0 {
-            return refuse("memtables_frozen_max", "at least 1".to_owned());
-        }
-        if self.memtable_bytes == 0 {
-            return refuse("memtable_bytes", "at least 1".to_owned());
-        }
-        // Else the WAL fills before a memtable is ever frozen, and nothing frees it.
-        if self.memtable_bytes as u64 > self.wal_file_bytes * (self.wal_files_max - 2) {
-            return refuse(
+                self.wal_files_max,
+                self.wal_files_max >= 3,
+                "at least 3: one filling, one flushed, one next".to_owned(),
+            ),
+            (
+                "memtables_frozen_max",
+                wide(self.memtables_frozen_max),
+                self.memtables_frozen_max > 0,
+                "at least 1".to_owned(),
+            ),
+            (
                 "memtable_bytes",
-                "at most wal_file_bytes × (wal_files_max − 2)".into(),
-            );
-        }
-        if !self.block_bytes.is_multiple_of(BLOCK_BYTES) || self.block_bytes == 0 {
-            return refuse("block_bytes", format!("a multiple of {block}"));
-        }
-        if self.block_bytes > 1 << 20 {
-            return refuse("block_bytes", "at most 1 MiB".to_owned());
-        }
-        if self.commit_bytes_max < 4 * BLOCK_BYTES || self.commit_bytes_max > 1 << 30 {
-            return refuse("commit_bytes_max", format!("{} to 1 GiB", 4 * block));
-        }
-        if self.rewrite_dead_percent == 0 || self.rewrite_dead_percent > 100 {
-            return refuse("rewrite_dead_percent", "1 to 100".to_owned());
-        }
-        // Each table of a merge has a window of memory while it runs.
-        if self.merge_fan_in < 2 || self.merge_fan_in > 64 {
-            return refuse("merge_fan_in", "2 to 64".to_owned());
-        }
-        // Without tables a pass takes no time at all.
-        if self.scrub_interval < Duration::from_millis(1) {
-            return refuse("scrub_interval", "at least 1 ms".to_owned());
-        }
-        Ok(())
+                wide(self.memtable_bytes),
+                self.memtable_bytes > 0 && wide(self.memtable_bytes) <= frozen_in_time,
+                format!(
+                    "from 1 to wal_file_bytes × (wal_files_max − 2), which is {frozen_in_time}"
+                ),
+            ),
+            (
+                "block_bytes",
+                wide(self.block_bytes),
+                blocks(wide(self.block_bytes))
+                    && (BLOCK_BYTES..=1 << 20).contains(&self.block_bytes),
+                format!("a multiple of {block} up to 1 MiB"),
+            ),
+            (
+                "commit_bytes_max",
+                wide(self.commit_bytes_max),
+                (4 * BLOCK_BYTES..=1 << 30).contains(&self.commit_bytes_max),
+                format!("from {} to 1 GiB", 4 * block),
+            ),
+            (
+                "rewrite_dead_percent",
+                self.rewrite_dead_percent,
+                (1..=100).contains(&self.rewrite_dead_percent),
+                "from 1 to 100".to_owned(),
+            ),
+            (
+                // Each table of a merge has a window of memory while it runs.
+                "merge_fan_in",
+                wide(self.merge_fan_in),
+                (2..=64).contains(&self.merge_fan_in),
+                "from 2 to 64".to_owned(),
+            ),
+            (
+                // Without tables a pass takes no time at all.
+                "scrub_interval_ms",
+                scrub_interval_ms,
+                scrub_interval_ms >= 1,
+                "at least 1".to_owned(),
+            ),
+        ]
     }
 
     /// How tables are verified in the background, if they are.

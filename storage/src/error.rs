@@ -82,12 +82,14 @@ pub enum StorageError {
         source: RecordsError,
     },
     /// A setting is out of its bounds.
-    #[error("{setting}: {why}")]
+    #[error("{setting} = {value}: it must be {wants}")]
     Config {
         /// Name of the setting.
         setting: &'static str,
+        /// What it is.
+        value: u64,
         /// What it would have to be.
-        why: String,
+        wants: String,
     },
 }
 

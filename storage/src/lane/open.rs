@@ -590,15 +590,6 @@ impl Opening {
             lane.write_manifest(&second).await?;
         }
         lane.keep_reserve().await;
-        tracing::info!(
-            dir = %dir.display(),
-            partitions = recovery.partitions.len(),
-            tables = recovery.tables,
-            replayed_commits = recovery.replayed_commits,
-            replayed_bytes = recovery.replayed_bytes,
-            cut_bytes = recovery.cut_bytes,
-            "lane opened"
-        );
         Ok((Rc::new(lane), recovery))
     }
 }
