@@ -13,7 +13,7 @@ use streambus_ops::logs::Dropped;
 use streambus_ops::{Handles, Health, OpsConfig, OpsThread, Registry};
 use streambus_shards::{
     NodePlan, abort_on_panic, catch_stop_signals, keep_large_allocations, now, online_cpus, probe,
-    run_alone, run_node,
+    run_alone, run_node, try_ring_memory,
 };
 
 mod core;
@@ -107,7 +107,7 @@ pub fn run(
     } else {
         config.node.cores
     };
-    probe::ring_memory(cores).map_err(|refused| NodeError::Machine(refused.to_string()))?;
+    try_ring_memory(cores).map_err(|refused| NodeError::Machine(refused.to_string()))?;
     let listeners = take_listeners(&config, cores)?;
     let registry = Registry::new();
     let health = Arc::new(Health::new(cores));

@@ -11,7 +11,7 @@
 //! | [`Listener`], [`Stream`] | TCP |
 //! | [`Mesh`], [`CoreId`] | requests and replies between cores |
 //! | [`run_node`], [`run_alone`] | starting executors |
-//! | [`probe`] | what the machine allows |
+//! | [`probe`], [`try_ring_memory`] | what the machine allows |
 //! | [`planted`] | bugs on purpose, for the proof of the simulator's checkers |
 //! | `sim` | the simulated world, under the feature of that name |
 //!
@@ -36,6 +36,7 @@ mod node;
 pub mod planted;
 pub mod probe;
 mod ring;
+mod ring_memory;
 #[cfg(test)]
 mod ring_tests;
 mod rng;
@@ -55,6 +56,7 @@ pub use node::{
     CoreContext, NodePlan, StartFailed, abort_on_panic, catch_stop_signals, give_memory_back, halt,
     keep_large_allocations, online_cpus, run_alone, run_node, stop_requested,
 };
+pub use ring_memory::try_ring_memory;
 pub use rng::rng_u64;
 pub use task::{Queue, Task, spawn, spawn_begun, spawn_in, yield_if_needed, yield_now};
 pub use time::{Elapsed, Instant, now, sleep, timeout, wall_ms};

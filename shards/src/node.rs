@@ -2,12 +2,15 @@
 
 use std::future::Future;
 use std::io;
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
-use glommio::{LocalExecutorBuilder, Placement};
+use glommio::{LocalExecutor, LocalExecutorBuilder, Placement};
 
 use crate::heartbeat;
 use crate::mesh::{CoreId, Mesh, mesh_seeds};
+use crate::ring_memory::patiently;
 use crate::task::create_queues;
 use crate::uring::Uring;
 
@@ -50,10 +53,20 @@ pub struct StartFailed {
     pub reason: String,
 }
 
-/// Runs `body` once on each core and returns what they returned, in their order, when all have ended.
+impl StartFailed {
+    fn new(core: usize, reason: &dyn std::fmt::Display) -> StartFailed {
+        StartFailed {
+            core,
+            reason: reason.to_string(),
+        }
+    }
+}
+
+/// Runs `body` once on each core and returns what they returned, in their order, when all have ended. No body begins
+/// unless every core has its executor.
 ///
 /// # Errors
-/// [`StartFailed`] if an executor could not be made; those already started end with the process.
+/// [`StartFailed`] if an executor could not be made; nothing has run then.
 pub fn run_node<Q, R, T, F>(
     plan: &NodePlan,
     body: impl Fn(CoreContext<Q, R>) -> F + Clone + Send + 'static,
@@ -66,7 +79,8 @@ where
 {
     heartbeat::start();
     let cpus = online_cpus();
-    let mut handles = Vec::new();
+    let (started, all_started) = mpsc::channel();
+    let mut threads = Vec::new();
     for (core, seed) in mesh_seeds::<Q, R>(plan.cores).into_iter().enumerate() {
         let own_cpus = plan.cores <= cpus.len();
         let placement = match cpus.get(core) {
@@ -74,47 +88,48 @@ where
             _ => Placement::Unbound,
         };
         let spin = if own_cpus { plan.spin } else { Duration::ZERO };
-        let body = body.clone();
-        let cores = plan.cores;
-        let handle = builder(placement, core)
-            .spin_before_park(spin)
-            .spawn(move || async move {
-                create_queues();
-                heartbeat::join().await;
-                let mesh = seed.grow();
-                let result = body(CoreContext {
-                    core: mesh.core(),
-                    cores,
-                    mesh,
-                })
-                .await;
-                heartbeat::leave();
-                Uring::forget();
-                result
+        let (body, cores, started) = (body.clone(), plan.cores, started.clone());
+        let (go, may_go) = mpsc::channel();
+        let thread = thread::Builder::new()
+            .name(format!("core-{core}"))
+            .spawn(move || {
+                let executor = executor(&placement, spin)?;
+                let told = started.send(());
+                drop(started);
+                if told.is_err() || may_go.recv().is_err() {
+                    // Another core could not start, and says why.
+                    return Ok(None);
+                }
+                Ok(Some(run_on(&executor, async move {
+                    let mesh = seed.grow();
+                    let core = mesh.core();
+                    body(CoreContext { core, cores, mesh }).await
+                })))
             })
-            .map_err(|failed| StartFailed {
-                core,
-                reason: failed.to_string(),
-            })?;
-        handles.push((core, handle));
+            .map_err(|failed| StartFailed::new(core, &failed))?;
+        threads.push((go, thread));
     }
-    handles
+    drop(started);
+    // Ends when each core has told or failed.
+    let all = all_started.iter().count() == plan.cores;
+    let threads: Vec<_> = threads
         .into_iter()
-        .map(|(core, handle)| {
-            handle.join().map_err(|failed| StartFailed {
-                core,
-                reason: failed.to_string(),
-            })
+        .map(|(go, thread)| {
+            if all {
+                // One that is gone tells why when it is joined.
+                let _ = go.send(());
+            }
+            thread
         })
-        .collect()
-}
-
-fn builder(placement: Placement, core: usize) -> LocalExecutorBuilder {
-    LocalExecutorBuilder::new(placement)
-        .name(&format!("core-{core}"))
-        .io_memory(IO_MEMORY_BYTES)
-        .ring_depth(RING_ENTRIES as usize)
-        .preempt_timer(PREEMPT_AFTER)
+        .collect();
+    let mut results = Vec::new();
+    for (core, thread) in threads.into_iter().enumerate() {
+        let ended = thread
+            .join()
+            .map_err(|_| StartFailed::new(core, &"its thread panicked"))?;
+        results.extend(ended.map_err(|failed: io::Error| StartFailed::new(core, &failed))?);
+    }
+    Ok(results)
 }
 
 /// Runs one future on an executor of its own, on this thread: for tests and offline tools.
@@ -123,20 +138,32 @@ fn builder(placement: Placement, core: usize) -> LocalExecutorBuilder {
 /// [`StartFailed`].
 pub fn run_alone<T: 'static>(future: impl Future<Output = T>) -> Result<T, StartFailed> {
     heartbeat::start();
-    let executor = builder(Placement::Unbound, 0)
-        .make()
-        .map_err(|failed| StartFailed {
-            core: 0,
-            reason: failed.to_string(),
-        })?;
-    Ok(executor.run(async {
+    let executor = executor(&Placement::Unbound, Duration::ZERO)
+        .map_err(|failed| StartFailed::new(0, &failed))?;
+    Ok(run_on(&executor, future))
+}
+
+pub(crate) fn executor(placement: &Placement, spin: Duration) -> io::Result<LocalExecutor> {
+    patiently(|| {
+        LocalExecutorBuilder::new(placement.clone())
+            .io_memory(IO_MEMORY_BYTES)
+            .ring_depth(RING_ENTRIES as usize)
+            .preempt_timer(PREEMPT_AFTER)
+            .spin_before_park(spin)
+            .make()
+            .map_err(io::Error::from)
+    })
+}
+
+fn run_on<T>(executor: &LocalExecutor, future: impl Future<Output = T>) -> T {
+    executor.run(async {
         create_queues();
         heartbeat::join().await;
         let result = future.await;
         heartbeat::leave();
-        Uring::forget();
+        Uring::give_up().await;
         result
-    }))
+    })
 }
 
 /// The CPUs this process may run on.

@@ -42,37 +42,6 @@ pub fn io_uring() -> Result<(), UringRefused> {
     }
 }
 
-/// What a core takes of locked memory, in small rings: its four rings, and three times 64 KiB that glommio
-/// registers, which are as much as six more.
-const RINGS_PER_CORE: usize = 10;
-/// glommio's own bound, whether the kernel holds this process to it or not.
-const MEMLOCK_BYTES_MIN: u64 = 512 << 10;
-
-/// Tries whether the rings of so many cores fit into the memory that this process may lock. By trying, as
-/// privileged processes and old kernels count otherwise.
-///
-/// # Errors
-/// [`UringRefused::Memlock`].
-pub fn ring_memory(cores: usize) -> Result<(), UringRefused> {
-    let refused = || {
-        let error = io::Error::from_raw_os_error(libc::ENOMEM);
-        Err(UringRefused::Memlock(error, memlock_bytes()))
-    };
-    if memlock_bytes() < MEMLOCK_BYTES_MIN {
-        return refused();
-    }
-    let mut rings = Vec::new();
-    for _ in 0..cores * RINGS_PER_CORE {
-        match IoUring::new(crate::node::RING_ENTRIES) {
-            Ok(ring) => rings.push(ring),
-            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => return refused(),
-            // Not of memory: whoever needs that ring will tell.
-            Err(_) => break,
-        }
-    }
-    Ok(())
-}
-
 fn limits(resource: libc::__rlimit_resource_t) -> libc::rlimit {
     let mut limits = libc::rlimit {
         rlim_cur: 0,

@@ -7,7 +7,7 @@
 //! Whatever an operation points to is kept in its place here until the kernel is done with it, even
 //! if the task that asked was dropped.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -18,7 +18,9 @@ use std::task::{Context, Poll, Waker};
 use glommio::io::PollableFd;
 use io_uring::{IoUring, squeue};
 
+use crate::ring_memory::patiently;
 use crate::sync::Notify;
+use crate::task::{Queue, Task, spawn_in};
 
 /// Operations a core may have under way. What comes on top waits its turn.
 const OPERATIONS_MAX: usize = 256;
@@ -46,6 +48,8 @@ pub(crate) struct Uring {
 
 thread_local! {
     static URING: RefCell<Option<Rc<Uring>>> = const { RefCell::new(None) };
+    /// Reaps while the executor waits.
+    static REAPER: Cell<Option<Task<()>>> = const { Cell::new(None) };
 }
 
 struct RingFd(RawFd);
@@ -63,7 +67,7 @@ impl Uring {
             return Ok(uring);
         }
         let entries = u32::try_from(OPERATIONS_MAX).expect("a small number");
-        let ring = IoUring::builder().build(entries)?;
+        let ring = patiently(|| IoUring::new(entries))?;
         let fd = ring.as_raw_fd();
         let uring = Rc::new(Uring {
             inner: RefCell::new(Inner {
@@ -75,19 +79,22 @@ impl Uring {
         });
         let watched = Rc::clone(&uring);
         let readable = PollableFd::new(RingFd(fd)).map_err(io::Error::other)?;
-        crate::task::spawn_in(crate::task::Queue::Foreground, async move {
+        let reaper = spawn_in(Queue::Foreground, async move {
             while readable.readable().await.is_ok() {
                 watched.reap();
             }
-        })
-        .detach();
+        });
+        REAPER.set(Some(reaper));
         URING.set(Some(Rc::clone(&uring)));
         Ok(uring)
     }
 
-    /// Forgets this thread's ring; its executor is about to end.
-    pub(crate) fn forget() {
+    /// Gives up this thread's ring; its executor is about to end. A task that stayed would keep the executor's rings too.
+    pub(crate) async fn give_up() {
         URING.set(None);
+        if let Some(reaper) = REAPER.take() {
+            reaper.cancel().await;
+        }
     }
 
     /// Hands completions to whoever waits for them. Cheap when there are none.

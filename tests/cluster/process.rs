@@ -91,7 +91,12 @@ pub(crate) fn command(data_dir: &Path, settings: &[(&str, &str)]) -> Command {
 impl Broker {
     /// Starts a broker on ports that the system chooses; returns when it serves.
     pub(crate) fn start(data_dir: &Path, settings: &[(&str, &str)]) -> Self {
-        Self::started(command(data_dir, settings))
+        Self::started(command(data_dir, settings)).expect("the broker serves")
+    }
+
+    /// Starts a broker under a limit of the shell, as [`refused_under`] does; `None` if it ends before it serves.
+    pub(crate) fn start_under(limit: &str, data_dir: &Path) -> Option<Self> {
+        Self::started(under(limit, data_dir))
     }
 
     /// Starts a broker as [`Broker::start`] does, whose log goes to a new file.
@@ -100,10 +105,10 @@ impl Broker {
         command
             .env(LOGGED, "1")
             .stderr(File::create_new(log).unwrap());
-        Self::started(command)
+        Self::started(command).expect("the broker serves")
     }
 
-    fn started(mut command: Command) -> Self {
+    fn started(mut command: Command) -> Option<Self> {
         let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut output = BufReader::new(process.stdout.take().unwrap());
         let mut line = String::new();
@@ -112,17 +117,18 @@ impl Broker {
             if let Some((_, addresses)) = line.trim_end().split_once(READY) {
                 let mut addresses = addresses.split(' ').map(|address| address.parse().unwrap());
                 let mut next = || addresses.next().unwrap();
-                return Self {
+                return Some(Self {
                     process,
                     _output: output,
                     core: next(),
                     node: next(),
                     admin: next(),
-                };
+                });
             }
             line.clear();
         }
-        panic!("the broker ended before it was ready: {:?}", process.wait());
+        process.wait().unwrap();
+        None
     }
 
     /// Ends the process as a crash does: no warning, no drain.
@@ -166,6 +172,21 @@ pub(crate) fn resident(process: u32) -> u64 {
 
 /// Runs a broker under a limit of the shell (`ulimit -n 64`) that is expected to refuse to start.
 pub(crate) fn refused_under(limit: &str, data_dir: &Path) -> (Output, String) {
+    told(&mut under(limit, data_dir))
+}
+
+/// Runs a broker that is expected to refuse to start.
+pub(crate) fn refused(data_dir: &Path, settings: &[(&str, &str)]) -> (Output, String) {
+    told(&mut command(data_dir, settings))
+}
+
+fn told(command: &mut Command) -> (Output, String) {
+    let output = command.output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output, errors)
+}
+
+fn under(limit: &str, data_dir: &Path) -> Command {
     let inner = command(data_dir, &[]);
     let mut command = Command::new("sh");
     command
@@ -178,14 +199,5 @@ pub(crate) fn refused_under(limit: &str, data_dir: &Path) -> (Output, String) {
                 .filter_map(|(name, value)| Some((name, value?))),
         )
         .stdin(Stdio::null());
-    let output = command.output().unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-    (output, errors)
-}
-
-/// Runs a broker that is expected to refuse to start.
-pub(crate) fn refused(data_dir: &Path, settings: &[(&str, &str)]) -> (Output, String) {
-    let output = command(data_dir, settings).output().unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-    (output, errors)
+    command
 }

@@ -88,16 +88,19 @@ fn too_few_descriptors_are_named_with_the_remedy_and_nothing_is_written() {
     assert!(!data.exists(), "nothing was written");
 }
 
+/// A limit of locked memory. Root is not held to it unless it gives up the right to pass it.
+fn memlock(kib: u32) -> String {
+    let drop_right = "exec setpriv --bounding-set=-ipc_lock --inh-caps=-ipc_lock \"$0\" \"$@\"";
+    format!("ulimit -l {kib} && if [ $(id -u) = 0 ]; then {drop_right}; fi")
+}
+
 #[test]
 fn too_little_locked_memory_is_named_with_the_remedy_and_nothing_is_written() {
     // Proves fault row 42 for locked memory: below what any core needs, and below what these two do.
     for kib in [64, 512] {
         let home = tempfile::tempdir().unwrap();
         let data = home.path().join("data");
-        // Root is not held to the limit unless it gives up the right to pass it.
-        let drop_right = "exec setpriv --bounding-set=-ipc_lock --inh-caps=-ipc_lock \"$0\" \"$@\"";
-        let limit = format!("ulimit -l {kib} && if [ $(id -u) = 0 ]; then {drop_right}; fi");
-        let (output, errors) = refused_under(&limit, &data);
+        let (output, errors) = refused_under(&memlock(kib), &data);
         assert_eq!(output.status.code(), Some(1), "{errors}");
         let line = line_of(&errors);
         let named = format!("memlock limit {} bytes", kib * 1_024);
@@ -106,6 +109,17 @@ fn too_little_locked_memory_is_named_with_the_remedy_and_nothing_is_written() {
             "{errors}"
         );
         assert!(!data.exists(), "nothing was written");
+    }
+}
+
+#[test]
+fn locked_memory_that_hardly_fits_starts_the_broker_or_nothing_is_written() {
+    // Proves that what was found to fit does fit when the cores start, and that no core waits for one that can't.
+    for kib in (560..720).step_by(16) {
+        let home = tempfile::tempdir().unwrap();
+        let data = home.path().join("data");
+        let serves = Broker::start_under(&memlock(kib), &data).is_some();
+        assert_eq!(serves, data.exists(), "{kib} KiB");
     }
 }
 
