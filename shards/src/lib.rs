@@ -22,7 +22,7 @@
 //! glommio, a clock, a file, a socket or a random number.
 //!
 //! `unsafe` is in: `buffer` (raw memory), `ring` (slots handed between threads), `uring` and `disk`
-//! (pointers given to the kernel), `net::real` (uninitialised receive space), `node`, `time`, `rng`,
+//! (pointers given to the kernel), `real_task` (a pinned field), `net::real` (uninitialised receive space), `node`, `time`, `rng`,
 //! `dir_lock` and `probe` (libc calls).
 
 mod atomics;
@@ -35,6 +35,7 @@ mod net;
 mod node;
 pub mod planted;
 pub mod probe;
+mod real_task;
 mod ring;
 mod ring_memory;
 #[cfg(test)]
@@ -45,6 +46,7 @@ pub mod sim;
 pub mod sync;
 mod task;
 mod time;
+mod timers;
 mod uring;
 
 pub use buffer::{BLOCK_BYTES, Buf, BufMut};

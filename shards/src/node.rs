@@ -12,6 +12,7 @@ use crate::heartbeat;
 use crate::mesh::{CoreId, Mesh, mesh_seeds};
 use crate::ring_memory::patiently;
 use crate::task::create_queues;
+use crate::timers;
 use crate::uring::Uring;
 
 /// glommio's registered buffers, which we do not use: the least it takes, since it counts against memlock.
@@ -158,9 +159,11 @@ pub(crate) fn executor(placement: &Placement, spin: Duration) -> io::Result<Loca
 fn run_on<T>(executor: &LocalExecutor, future: impl Future<Output = T>) -> T {
     executor.run(async {
         create_queues();
+        timers::start();
         heartbeat::join().await;
         let result = future.await;
         heartbeat::leave();
+        timers::end().await;
         Uring::give_up().await;
         result
     })

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use glommio::{Latency, Shares, TaskQueueHandle};
 
+use crate::real_task::RealTask;
+
 #[cfg(any(test, feature = "sim"))]
 use crate::sim::{Stream, executor::SimTask, world};
 
@@ -78,7 +80,7 @@ pub struct Task<T>(Handle<T>);
 
 #[derive(Debug)]
 enum Handle<T> {
-    Real(glommio::Task<T>),
+    Real(RealTask<T>),
     #[cfg(any(test, feature = "sim"))]
     Sim(SimTask<T>),
 }
@@ -92,7 +94,7 @@ impl<T: 'static> Task<T> {
     /// Lets the task run to its end by itself.
     pub fn detach(self) {
         match self.0 {
-            Handle::Real(task) => drop(task.detach()),
+            Handle::Real(task) => task.detach(),
             #[cfg(any(test, feature = "sim"))]
             Handle::Sim(task) => task.detach(),
         }
@@ -127,7 +129,7 @@ pub fn spawn<T: 'static>(future: impl Future<Output = T> + 'static) -> Task<T> {
         let queue = world.executor.queue();
         return Task::simulated(SimTask::spawn(&world, world.place(), queue, future));
     }
-    Task(Handle::Real(glommio::spawn_local(future)))
+    Task(Handle::Real(RealTask::new(future, glommio::spawn_local)))
 }
 
 /// Begins a future at once and runs the rest of it in a task, as [`spawn`] does. What it does before it first
@@ -163,10 +165,9 @@ pub fn spawn_in<T: 'static>(queue: Queue, future: impl Future<Output = T> + 'sta
         Queue::Background => queues.background,
         Queue::Scrub => queues.scrub,
     };
-    let task = glommio::spawn_local_into(future, handle);
-    Task(Handle::Real(
-        task.expect("the queue was made with this executor"),
-    ))
+    Task(Handle::Real(RealTask::new(future, |future| {
+        glommio::spawn_local_into(future, handle).expect("the queue was made with this executor")
+    })))
 }
 
 /// Lets other tasks run if this one has had its time.

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 #[cfg(any(test, feature = "sim"))]
 use crate::sim::{timer::SimTimer, world};
+use crate::timers::CoreTimer;
 
 /// A moment of the monotonic clock, in nanoseconds since an arbitrary start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -91,7 +92,7 @@ pub async fn sleep(duration: Duration) {
 
 /// A timer of either world.
 enum Timer {
-    Real(glommio::timer::Timer),
+    Real(CoreTimer),
     #[cfg(any(test, feature = "sim"))]
     Sim(SimTimer),
 }
@@ -102,7 +103,7 @@ impl Timer {
         if let Some(world) = world::current() {
             return Timer::Sim(SimTimer::new(&world, duration));
         }
-        Timer::Real(glommio::timer::Timer::new(duration))
+        Timer::Real(CoreTimer::new(duration))
     }
 }
 
@@ -111,7 +112,7 @@ impl Future for Timer {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         match self.get_mut() {
-            Timer::Real(timer) => Pin::new(timer).poll(cx).map(drop),
+            Timer::Real(timer) => Pin::new(timer).poll(cx),
             #[cfg(any(test, feature = "sim"))]
             Timer::Sim(timer) => Pin::new(timer).poll(cx),
         }
