@@ -5,7 +5,6 @@
 //! place waits in turn.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::rc::Rc;
@@ -15,7 +14,7 @@ use std::task::Poll;
 use atomic_waker::AtomicWaker;
 
 use crate::ring::{Consumer, Producer, ring};
-use crate::sync::{Notify, Slot};
+use crate::sync::{Line, Notify, Slot};
 use crate::task::spawn_begun;
 
 /// Requests a core may have under way to one other core.
@@ -50,10 +49,11 @@ struct Peer<Q, R> {
     receive: RefCell<Consumer<Message<Q, R>>>,
     /// Wakes the task on the other core that drains what we send.
     wake: Arc<AtomicWaker>,
-    /// Requests that found no place, in order.
     in_flight: Cell<usize>,
+    /// Requests that found no place, in order.
+    line: Rc<Line>,
+    /// Rung for the first of them.
     freed: Notify,
-    queue: RefCell<VecDeque<u64>>,
     waiting: RefCell<Vec<Option<Rc<Slot<R>>>>>,
     free_ids: RefCell<Vec<u32>>,
 }
@@ -64,7 +64,6 @@ struct Inner<Q, R> {
     peers: Vec<Option<Peer<Q, R>>>,
     own_wake: Arc<AtomicWaker>,
     hops: Cell<u64>,
-    next_ticket: Cell<u64>,
 }
 
 /// One core's end of the mesh. A clone is the same end.
@@ -128,8 +127,8 @@ impl<Q: Send + 'static, R: Send + 'static> MeshSeed<Q, R> {
                 receive: RefCell::new(end.receive),
                 wake: Arc::clone(wake),
                 in_flight: Cell::new(0),
+                line: Rc::default(),
                 freed: Notify::new(),
-                queue: RefCell::default(),
                 waiting: RefCell::new((0..REQUESTS_MAX).map(|_| None).collect()),
                 free_ids: RefCell::new((0..u32::try_from(REQUESTS_MAX).expect("small")).collect()),
             })
@@ -140,7 +139,6 @@ impl<Q: Send + 'static, R: Send + 'static> MeshSeed<Q, R> {
                 peers: peers.collect(),
                 own_wake: Arc::clone(&self.wakes[usize::from(self.core.0)]),
                 hops: Cell::new(0),
-                next_ticket: Cell::new(0),
             }),
         }
     }
@@ -195,22 +193,14 @@ impl<Q: Send + 'static, R: Send + 'static> Mesh<Q, R> {
     }
 
     async fn take_place(&self, peer: &Peer<Q, R>) {
-        if peer.in_flight.get() < REQUESTS_MAX && peer.queue.borrow().is_empty() {
-            peer.in_flight.set(peer.in_flight.get() + 1);
-            return;
-        }
-        let ticket = self.inner.next_ticket.get();
-        self.inner.next_ticket.set(ticket + 1);
-        peer.queue.borrow_mut().push_back(ticket);
-        let _leave = LeaveQueue { peer, ticket };
-        loop {
-            let first = peer.queue.borrow().front() == Some(&ticket);
-            if first && peer.in_flight.get() < REQUESTS_MAX {
-                peer.in_flight.set(peer.in_flight.get() + 1);
-                return;
+        if peer.in_flight.get() == REQUESTS_MAX || !peer.line.is_empty() {
+            let place = peer.line.join();
+            place.first().await;
+            while peer.in_flight.get() == REQUESTS_MAX {
+                peer.freed.notified().await;
             }
-            peer.freed.notified().await;
         }
+        peer.in_flight.set(peer.in_flight.get() + 1);
     }
 
     /// Serves what other cores ask, each request in a task of its own. Requests of one core
@@ -277,7 +267,7 @@ impl<Q: Send + 'static, R: Send + 'static> Mesh<Q, R> {
         peer.free_ids.borrow_mut().push(id);
         peer.in_flight.set(peer.in_flight.get() - 1);
         slot.fill(reply);
-        peer.freed.notify_all();
+        peer.freed.notify_one();
     }
 
     fn reply(&self, to: CoreId, id: u32, reply: R) {
@@ -285,21 +275,5 @@ impl<Q: Send + 'static, R: Send + 'static> Mesh<Q, R> {
         let pushed = peer.send.borrow_mut().push(Message::Reply { id, reply });
         assert!(pushed.is_ok(), "replies have places of their own");
         peer.wake.wake();
-    }
-}
-
-/// Leaves the queue for places, whether the request got one or its future was dropped.
-struct LeaveQueue<'a, Q, R> {
-    peer: &'a Peer<Q, R>,
-    ticket: u64,
-}
-
-impl<Q, R> Drop for LeaveQueue<'_, Q, R> {
-    fn drop(&mut self) {
-        self.peer
-            .queue
-            .borrow_mut()
-            .retain(|ticket| *ticket != self.ticket);
-        self.peer.freed.notify_all();
     }
 }

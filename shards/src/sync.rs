@@ -2,10 +2,20 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::future::Future;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+
+/// Waits for the first of two. The other is dropped.
+pub async fn either(one: impl Future<Output = ()>, other: impl Future<Output = ()>) {
+    let (mut one, mut other) = (pin!(one), pin!(other));
+    poll_fn(|cx| {
+        let done = one.as_mut().poll(cx).is_ready() || other.as_mut().poll(cx).is_ready();
+        if done { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
 
 /// A bell: tasks wait for it to ring.
 ///
@@ -153,7 +163,7 @@ pub struct Place {
 impl Place {
     /// Resolves when nobody stands before it.
     pub fn first(&self) -> impl Future<Output = ()> {
-        std::future::poll_fn(|cx| {
+        poll_fn(|cx| {
             let mut standing = self.line.standing.borrow_mut();
             let at = standing.binary_search_by_key(&self.number, |(number, _)| *number);
             let at = at.expect("a place is in its line until it is dropped");

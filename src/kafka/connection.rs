@@ -14,7 +14,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use streambus_proto::frame::{LENGTH_BYTES, frame_length};
-use streambus_shards::sync::Notify;
+use streambus_shards::sync::{Notify, either};
 use streambus_shards::{Buf, BufMut, Instant, Stream, now, spawn, timeout};
 
 use super::broker::Broker;
@@ -169,16 +169,6 @@ async fn has_room(broker: &Broker, shared: &Shared) -> Result<(), Ended> {
         }
         either(sent, freed).await;
     }
-}
-
-/// Waits for the first of two.
-async fn either(one: impl Future<Output = ()>, other: impl Future<Output = ()>) {
-    let (mut one, mut other) = (pin!(one), pin!(other));
-    poll_fn(|cx| {
-        let done = one.as_mut().poll(cx).is_ready() || other.as_mut().poll(cx).is_ready();
-        if done { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
 }
 
 /// Cuts what comes in into frames.

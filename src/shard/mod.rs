@@ -4,6 +4,7 @@
 //! never across an `.await`; after one, the partition is looked up again, for it may be gone.
 
 pub mod append;
+mod away;
 pub mod deleted;
 pub mod op;
 pub mod read;
@@ -31,6 +32,7 @@ use crate::metadata::topic_config::TopicSettings;
 use crate::metadata::{Change, Controller, Delta, Image, Topic};
 use crate::partition::Partition;
 use crate::partition::producers::{Producers, Sequenced};
+use away::Away;
 use deleted::Dropping;
 use op::{Op, Reply};
 use space::Watermark;
@@ -63,6 +65,8 @@ pub struct Shard {
     /// Rung when the node stops.
     pub(crate) draining: Notify,
     next_waiter: Cell<u64>,
+    /// Fetches that wait for partitions of other cores.
+    away: Away,
     last_commit: Cell<Option<CommitMeasured>>,
     /// Whether there is space to produce.
     space: Cell<Watermark>,
@@ -133,6 +137,7 @@ impl Shard {
             failure: Notify::new(),
             draining: Notify::new(),
             next_waiter: Cell::new(0),
+            away: Away::default(),
             last_commit: Cell::new(None),
             space: Cell::new(Watermark::default()),
             metrics,

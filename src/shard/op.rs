@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use streambus_proto::error_code::ErrorCode;
 use streambus_proto::ids::{LeaderEpoch, Offset, TopicId};
-use streambus_shards::Buf;
+use streambus_shards::{Buf, CoreId};
 use streambus_storage::PartitionKey;
 
 use crate::metadata::{Command, Decision, Delta, MetadataIndex};
@@ -26,13 +26,19 @@ pub enum Op {
         /// About how many bytes together.
         bytes_max: usize,
     },
-    /// Answer when one of these partitions has records past the position, or after the time.
-    AwaitRecords {
+    /// Call back with [`Op::Wake`] once one of these partitions has records past the position.
+    Park {
         /// Partition and the high watermark that the asker has seen.
         seen: Vec<(PartitionKey, Offset)>,
-        /// At most this long.
+        /// Who is to be called.
+        asker: CoreId,
+        /// With which number.
+        number: u64,
+        /// Within this time, or not at all.
         wait_ms: u64,
     },
+    /// A partition has moved that a fetch of this number waits for.
+    Wake(u64),
     /// Look offsets up.
     Offsets(Vec<OffsetItem>),
     /// Find where leader epochs end.
@@ -62,8 +68,8 @@ pub enum Reply {
     Append(Vec<AppendOutcome>),
     /// To [`Op::Read`].
     Read(Vec<ReadOutcome>),
-    /// To [`Op::AwaitRecords`].
-    Awake,
+    /// To [`Op::Park`]: `false` if a partition has moved already, and nobody will call.
+    Parked(bool),
     /// To [`Op::Offsets`].
     Offsets(Vec<Result<FoundOffset, ErrorCode>>),
     /// To [`Op::EpochEnds`].
@@ -83,7 +89,7 @@ pub enum Reply {
         /// The topics.
         topics: Vec<TopicId>,
     },
-    /// To [`Op::Absorb`], [`Op::Ping`] and [`Op::Drain`].
+    /// To [`Op::Wake`], [`Op::Absorb`], [`Op::Ping`] and [`Op::Drain`].
     Done,
 }
 

@@ -1,14 +1,15 @@
 //! Reading: batches below the high watermark, and waiting for more of them.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use streambus_proto::error_code::ErrorCode;
 use streambus_proto::ids::{LeaderEpoch, Offset};
 use streambus_proto::records::{BatchView, DecompressLimits};
-use streambus_shards::{Buf, planted, timeout};
+use streambus_shards::{Buf, CoreId, planted, spawn, timeout};
 use streambus_storage::{PartitionKey, ReadPlan, StorageError};
 
-use super::op::{EpochItem, FoundOffset, OffsetItem, ReadItem, ReadOutcome};
+use super::op::{EpochItem, FoundOffset, OffsetItem, Op, ReadItem, ReadOutcome};
 use super::waiters::Waiter;
 use super::{Led, Shard};
 use crate::error;
@@ -24,15 +25,22 @@ const EARLIEST_LOCAL: i64 = -4;
 /// `ListOffsets`: the last offset in tiered storage (KIP-1005); there is none.
 const LATEST_TIERED: i64 = -5;
 
-/// A fetch on its way through [`Shard::await_records`]. It leaves its partitions when it is dropped, too:
-/// its client may be gone before a record comes.
-struct Waiting<'a> {
-    shard: &'a Shard,
-    seen: &'a [(PartitionKey, Offset)],
+/// A fetch that waits on partitions. It leaves them when it is dropped, too: its client may be gone before a record
+/// comes.
+struct Waiting {
+    shard: Rc<Shard>,
+    seen: Vec<(PartitionKey, Offset)>,
     waiter: Waiter,
 }
 
-impl Drop for Waiting<'_> {
+impl Waiting {
+    /// Resolves when one of the partitions has moved, at the latest after `limit`, and says whether one has.
+    async fn woken_within(&self, limit: Duration) -> bool {
+        timeout(limit, self.waiter.woken()).await.is_ok()
+    }
+}
+
+impl Drop for Waiting {
     fn drop(&mut self) {
         let partitions = self.shard.partitions.borrow();
         for led in self.seen.iter().filter_map(|(key, _)| partitions.get(key)) {
@@ -95,31 +103,52 @@ impl Shard {
     }
 
     /// Waits until one of the partitions has moved past what the asker has seen, at most `wait`.
-    pub async fn await_records(&self, seen: &[(PartitionKey, Offset)], wait: Duration) {
-        let waiting = Waiting {
-            shard: self,
-            seen,
-            waiter: self.new_waiter(),
-        };
-        if self.park(seen, &waiting.waiter) {
+    pub async fn await_records(self: &Rc<Self>, seen: Vec<(PartitionKey, Offset)>, wait: Duration) {
+        if let Some(waiting) = self.park(seen) {
             // Elapsed or woken: the asker reads again either way.
-            let _ = timeout(wait, waiting.waiter.woken()).await;
+            waiting.woken_within(wait).await;
         }
     }
 
-    /// Parks a waiter on all the partitions; `false` if one has moved already or is gone.
-    fn park(&self, seen: &[(PartitionKey, Offset)], waiter: &Waiter) -> bool {
-        let partitions = self.partitions.borrow();
-        for (key, high_watermark) in seen {
-            let Some(led) = partitions.get(key) else {
-                return false;
-            };
-            if led.partition.high_watermark() > *high_watermark {
-                return false;
+    /// Calls another core when one of the partitions has moved past what it has seen, within `wait`. `false` if one
+    /// has already.
+    pub(super) fn wake_later(
+        self: &Rc<Self>,
+        seen: Vec<(PartitionKey, Offset)>,
+        asker: CoreId,
+        number: u64,
+        wait: Duration,
+    ) -> bool {
+        let Some(waiting) = self.park(seen) else {
+            return false;
+        };
+        spawn(async move {
+            if waiting.woken_within(wait).await {
+                let mesh = waiting.shard.mesh.clone();
+                drop(waiting);
+                mesh.call(asker, Op::Wake(number)).await;
             }
-            led.waiters.park(waiter);
-        }
+        })
+        .detach();
         true
+    }
+
+    /// Parks on all the partitions; `None` if one has moved already or is gone.
+    fn park(self: &Rc<Self>, seen: Vec<(PartitionKey, Offset)>) -> Option<Waiting> {
+        let waiting = Waiting {
+            shard: Rc::clone(self),
+            seen,
+            waiter: self.new_waiter(),
+        };
+        for (key, high_watermark) in &waiting.seen {
+            let partitions = self.partitions.borrow();
+            let led = partitions.get(key)?;
+            if led.partition.high_watermark() > *high_watermark {
+                return None;
+            }
+            led.waiters.park(&waiting.waiter);
+        }
+        Some(waiting)
     }
 
     /// Answers one question of `ListOffsets`.

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use streambus_proto::error_code::ErrorCode;
 use streambus_proto::ids::{LeaderEpoch, Offset};
-use streambus_shards::{CoreId, spawn, spawn_begun, timeout};
+use streambus_shards::sync::either;
+use streambus_shards::{CoreId, spawn, spawn_begun};
 use streambus_storage::PartitionKey;
 
 use super::Shard;
@@ -168,34 +169,23 @@ impl Shard {
             .map(|(_, seen)| seen)
             .collect();
         if groups.is_empty() {
-            return self.await_records(&own, wait).await;
+            return self.await_records(own, wait).await;
         }
         let wait = wait.min(REMOTE_WAIT_MAX);
-        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-        // The first to stir wins; the tasks of the others are dropped with this list, and what they asked
-        // for ends at the other cores by its time.
-        let woken = Rc::new(streambus_shards::sync::Notify::new());
-        let mut tasks = Vec::new();
+        let away = self.away.begin();
         for (core, group) in groups {
-            let seen = group.into_iter().map(|(_, seen)| seen).collect();
-            let (shard, woken) = (Rc::clone(self), Rc::clone(&woken));
-            tasks.push(spawn(async move {
-                shard
-                    .mesh
-                    .call(core, Op::AwaitRecords { seen, wait_ms })
-                    .await;
-                woken.notify_one();
-            }));
+            let park = Op::Park {
+                seen: group.into_iter().map(|(_, seen)| seen).collect(),
+                asker: self.core(),
+                number: away.number(),
+                wait_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+            };
+            if !matches!(self.mesh.call(core, park).await, Reply::Parked(true)) {
+                return;
+            }
         }
-        if !own.is_empty() {
-            let (shard, woken) = (Rc::clone(self), Rc::clone(&woken));
-            tasks.push(spawn(async move {
-                shard.await_records(&own, wait).await;
-                woken.notify_one();
-            }));
-        }
-        // Elapsed or woken: the asker reads again either way.
-        let _ = timeout(wait, woken.notified()).await;
+        // Elapsed or woken, by whichever core: the asker reads again either way.
+        either(away.woken(), self.await_records(own, wait)).await;
     }
 
     /// Looks offsets up, wherever the partitions are.
@@ -291,10 +281,18 @@ impl Shard {
                 Reply::Append(self.committed(pending).await)
             }
             Op::Read { items, bytes_max } => Reply::Read(self.read_here(items, bytes_max).await),
-            Op::AwaitRecords { seen, wait_ms } => {
-                self.await_records(&seen, Duration::from_millis(wait_ms))
-                    .await;
-                Reply::Awake
+            Op::Park {
+                seen,
+                asker,
+                number,
+                wait_ms,
+            } => {
+                let wait = Duration::from_millis(wait_ms);
+                Reply::Parked(self.wake_later(seen, asker, number, wait))
+            }
+            Op::Wake(number) => {
+                self.away.wake(number);
+                Reply::Done
             }
             Op::Offsets(items) => {
                 let mut found = Vec::with_capacity(items.len());

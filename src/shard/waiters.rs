@@ -5,12 +5,13 @@
 //! partition costs well under 1 KiB.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use streambus_shards::sync::Notify;
 
 /// One parked fetch, as its partitions know it.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Waiter {
     id: u64,
     wake: Rc<Notify>,
@@ -34,29 +35,26 @@ impl Waiter {
 /// The fetches parked on one partition.
 #[derive(Debug, Default)]
 pub struct Waiters {
-    parked: RefCell<Vec<Waiter>>,
+    /// By their ids, so in the order in which they came.
+    parked: RefCell<BTreeMap<u64, Rc<Notify>>>,
 }
 
 impl Waiters {
     /// Parks a fetch here until it is woken or leaves.
     pub fn park(&self, waiter: &Waiter) {
-        let mut parked = self.parked.borrow_mut();
-        if parked.iter().all(|other| other.id != waiter.id) {
-            parked.push(waiter.clone());
-        }
+        let wake = Rc::clone(&waiter.wake);
+        self.parked.borrow_mut().insert(waiter.id, wake);
     }
 
     /// Takes a fetch away whose time is up or that has enough from elsewhere.
     pub fn leave(&self, waiter: &Waiter) {
-        self.parked
-            .borrow_mut()
-            .retain(|other| other.id != waiter.id);
+        self.parked.borrow_mut().remove(&waiter.id);
     }
 
     /// Wakes all and lets them go: who still wants to wait parks again.
     pub fn wake_all(&self) {
-        for waiter in self.parked.take() {
-            waiter.wake.notify_one();
+        for wake in self.parked.take().into_values() {
+            wake.notify_one();
         }
     }
 
