@@ -14,8 +14,8 @@ use crate::node::{RING_ENTRIES, executor};
 use crate::probe::{UringRefused, memlock_bytes};
 
 /// What a core takes of locked memory, in small rings: its four rings, and three times 64 KiB that glommio
-/// registers, which are as much as six more.
-const RINGS_PER_CORE: usize = 10;
+/// registers, which are as much as seven more of 28 KiB.
+const RINGS_PER_CORE: usize = 11;
 /// glommio's own bound, whether the kernel holds this process to it or not.
 const MEMLOCK_BYTES_MIN: u64 = 512 << 10;
 /// How long the kernel may take to give memory back, by far.
