@@ -4,12 +4,12 @@
 
 use std::path::{Path, PathBuf};
 
-use streambus_shards::{BLOCK_BYTES, BufMut, File, OpenOptions, disk, now, probe, run_alone};
+use streambus_shards::{
+    BLOCK_BYTES, BufMut, File, OpenOptions, disk, now, probe, run_alone, try_ring_memory,
+};
 
 /// Older kernels lack what the rings need.
 const KERNEL_MIN: (u32, u32) = (5, 15);
-/// Enough for the rings of some ten cores.
-const MEMLOCK_BYTES_MIN: u64 = 512 << 10;
 /// The default limits allow 10,000 connections, and tables are open files too.
 const OPEN_FILES_MIN: u64 = 1_024;
 const OPEN_FILES_GOOD: u64 = 16_384;
@@ -71,12 +71,17 @@ impl Finding {
     }
 }
 
-/// Looks at everything, for data in `data_dir`.
-pub fn run(data_dir: &Path) -> Vec<Finding> {
+/// Looks at everything, for data in `data_dir` and so many cores.
+pub fn run(data_dir: &Path, cores: usize) -> Vec<Finding> {
     let uring = io_uring();
     let allowed = uring.verdict != Verdict::Fail;
     let mut findings = vec![kernel(&probe::kernel_release()), uring];
-    findings.push(memlock(probe::memlock_bytes()));
+    if allowed {
+        findings.push(memlock(
+            probe::memlock_bytes(),
+            try_ring_memory(cores).is_ok(),
+        ));
+    }
     findings.push(open_files(probe::open_files()));
     findings.push(governor(probe::cpu_governor().as_deref()));
     let holder = existing(data_dir);
@@ -110,7 +115,7 @@ fn io_uring() -> Finding {
     }
 }
 
-fn memlock(bytes: u64) -> Finding {
+fn memlock(bytes: u64, rings_fit: bool) -> Finding {
     let found = if bytes == u64::MAX {
         "unlimited".to_owned()
     } else {
@@ -118,9 +123,9 @@ fn memlock(bytes: u64) -> Finding {
     };
     let low = (
         Verdict::Fail,
-        "raise it: `ulimit -l 8192` or LimitMEMLOCK=8M",
+        "raise it: `ulimit -l unlimited` or LimitMEMLOCK=infinity, or serve with fewer cores (node.cores)",
     );
-    Finding::new("memlock", found, (bytes < MEMLOCK_BYTES_MIN).then_some(low))
+    Finding::new("memlock", found, (!rings_fit).then_some(low))
 }
 
 fn open_files(limit: u64) -> Finding {
@@ -329,9 +334,9 @@ mod tests {
             (kernel("5.15.0-91-generic"), Verdict::Ok),
             (kernel("6.18.44"), Verdict::Ok),
             (kernel("unknown"), Verdict::Fail),
-            (memlock(64 << 10), Verdict::Fail),
-            (memlock(512 << 10), Verdict::Ok),
-            (memlock(u64::MAX), Verdict::Ok),
+            (memlock(64 << 10, false), Verdict::Fail),
+            (memlock(512 << 10, true), Verdict::Ok),
+            (memlock(u64::MAX, true), Verdict::Ok),
             (open_files(64), Verdict::Fail),
             (open_files(1_024), Verdict::Warn),
             (open_files(16_384), Verdict::Ok),
@@ -355,7 +360,7 @@ mod tests {
     #[test]
     fn findings_are_readable() {
         // Proves: one line a finding, its remedy below (golden).
-        let text = to_text(&[memlock(u64::MAX), open_files(64)]);
+        let text = to_text(&[memlock(u64::MAX, true), open_files(64)]);
         assert_eq!(
             text,
             "ok    memlock        unlimited\n\
@@ -370,7 +375,7 @@ mod tests {
     fn a_check_leaves_nothing_behind() {
         // Proves: neither the data directory nor the probe file exists after it.
         let parent = tempfile::tempdir().unwrap();
-        let findings = run(&parent.path().join("not/there"));
+        let findings = run(&parent.path().join("not/there"), 1);
         assert_eq!(std::fs::read_dir(parent.path()).unwrap().count(), 0);
         assert!(
             findings

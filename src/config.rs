@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 mod check;
-mod lane;
+mod derived;
 mod limits;
 mod load;
 mod section;

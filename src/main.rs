@@ -154,7 +154,7 @@ fn run_check(check: &Check) -> ExitCode {
         Ok(loaded) => loaded.config,
         Err(line) => return outcome(Err(line)),
     };
-    let findings = check::run(Path::new(&config.data.dir));
+    let findings = check::run(Path::new(&config.data.dir), config.node.core_count());
     let text = match check.format {
         Format::Text => check::to_text(&findings),
         Format::Json => {

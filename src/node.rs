@@ -12,8 +12,8 @@ use std::time::Duration;
 use streambus_ops::logs::Dropped;
 use streambus_ops::{Handles, Health, OpsConfig, OpsThread, Registry};
 use streambus_shards::{
-    NodePlan, abort_on_panic, catch_stop_signals, keep_large_allocations, now, online_cpus, probe,
-    run_alone, run_node, try_ring_memory,
+    NodePlan, abort_on_panic, catch_stop_signals, keep_large_allocations, now, probe, run_alone,
+    run_node, try_ring_memory,
 };
 
 mod core;
@@ -102,11 +102,7 @@ pub fn run(
     probe::io_uring().map_err(|refused| NodeError::Machine(refused.to_string()))?;
     config.limits.connections_max = connections_within(probe::raise_open_files(), &config.limits)?;
     catch_stop_signals().map_err(|failed| NodeError::Machine(failed.to_string()))?;
-    let cores = if config.node.cores == 0 {
-        online_cpus().len()
-    } else {
-        config.node.cores
-    };
+    let cores = config.node.core_count();
     try_ring_memory(cores).map_err(|refused| NodeError::Machine(refused.to_string()))?;
     let listeners = take_listeners(&config, cores)?;
     let registry = Registry::new();

@@ -1,10 +1,21 @@
-//! A lane's settings from the node's.
+//! What follows from the settings.
 
 use std::time::Duration;
 
+use streambus_shards::online_cpus;
 use streambus_storage::LaneConfig;
 
-use super::{StorageConfig, SyncMode};
+use super::{NodeConfig, StorageConfig, SyncMode};
+
+impl NodeConfig {
+    /// How many cores serve data.
+    pub fn core_count(&self) -> usize {
+        match self.cores {
+            0 => online_cpus().len(),
+            cores => cores,
+        }
+    }
+}
 
 impl StorageConfig {
     /// What each lane is opened with.
@@ -20,8 +31,7 @@ impl StorageConfig {
             scrub_bytes_per_second: self.scrub_bytes_per_second,
             scrub_interval: Duration::from_millis(self.scrub_interval_ms),
             sync: match self.sync {
-                // Measured on virtio and NVMe: one durable write beats a write and a sync.
-                SyncMode::Auto | SyncMode::Dsync => streambus_storage::SyncMode::Dsync,
+                SyncMode::Dsync => streambus_storage::SyncMode::Dsync,
                 SyncMode::Fdatasync => streambus_storage::SyncMode::WriteThenSync,
             },
             ..LaneConfig::default()

@@ -82,11 +82,9 @@ section! {
 choice! {
     /// How a commit is made durable.
     pub enum SyncMode {
-        /// The faster one on this disk, measured at start.
-        Auto = "auto",
-        /// One write with `O_DSYNC`.
+        /// One write with `O_DSYNC`: the faster one on each disk that was measured (`perf/README.md`).
         Dsync = "dsync",
-        /// A write, then `fdatasync`.
+        /// A write, and `fdatasync` linked behind it.
         Fdatasync = "fdatasync",
     }
 }
@@ -108,8 +106,8 @@ section! {
         block_bytes: usize = 64 << 10, in 4 << 10..=1 << 20;
         /// Memory for table data that was read lately or is read ahead; 0 for none.
         cache_bytes: usize = 64 << 20, in 0..=1 << 40;
-        /// How a commit is made durable: "auto", "dsync" or "fdatasync".
-        sync: SyncMode = SyncMode::Auto, in Closed;
+        /// How a commit is made durable: "dsync" (one write) or "fdatasync" (a write and a sync behind it).
+        sync: SyncMode = SyncMode::Dsync, in Closed;
         /// Tables are verified in the background no faster than this many bytes a second; 0 for never.
         scrub_bytes_per_second: u64 = 8 * MIB, in 0..=16 * GIB;
         /// From the start of one pass over all tables to the start of the next, if a pass takes less.

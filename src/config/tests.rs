@@ -109,7 +109,7 @@ fn wrong_settings_are_refused_in_one_line() {
         ),
         (
             file("[storage]\nsync = \"never\"\n"),
-            "storage.sync = \"never\" (streambus.toml:2) is refused: it must be one of auto dsync \
+            "storage.sync = \"never\" (streambus.toml:2) is refused: it must be one of dsync \
              fdatasync",
         ),
         (
