@@ -138,6 +138,27 @@ impl Handle {
     }
 }
 
+impl Handle {
+    /// Writes once, and syncs if that was all of `bytes`; how both went.
+    async fn write_and_sync(
+        &self,
+        position: u64,
+        bytes: Buf,
+    ) -> (io::Result<usize>, io::Result<()>) {
+        match self {
+            Handle::Real(file) => real::write_and_sync(file, position, bytes).await,
+            #[cfg(any(test, feature = "sim"))]
+            Handle::Sim(file) => {
+                let len = bytes.len();
+                let written = file.write(position, bytes).await;
+                let all = written.as_ref().is_ok_and(|count| *count == len);
+                let synced = if all { file.datasync().await } else { Ok(()) };
+                (written, synced)
+            }
+        }
+    }
+}
+
 fn again(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN))
 }
@@ -243,6 +264,28 @@ impl File {
             }
         }
         Ok(())
+    }
+
+    /// Writes all of `bytes` at `position` and then makes everything written durable, with one call to the kernel
+    /// unless it writes less at first.
+    ///
+    /// # Errors
+    /// As [`File::write_at`] and [`File::datasync`].
+    pub async fn write_synced(&self, position: u64, bytes: &Buf) -> Result<(), DiskError> {
+        self.check(position, bytes.len(), bytes.as_ptr());
+        let (written, synced) = self.handle.write_and_sync(position, bytes.clone()).await;
+        let written = match written {
+            Ok(count) if count == bytes.len() => {
+                return synced.map_err(|error| failure(&self.path, "fdatasync", error));
+            }
+            Ok(count) => count,
+            Err(error) if again(&error) => 0,
+            Err(error) => return Err(failure(&self.path, "write", error)),
+        };
+        // The sync was given up with the write.
+        let rest = bytes.slice(written..bytes.len());
+        self.write_at(position + written as u64, &rest).await?;
+        self.datasync().await
     }
 
     /// Makes everything written durable (`fdatasync`).

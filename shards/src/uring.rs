@@ -7,6 +7,7 @@
 //! Whatever an operation points to is kept in its place here until the kernel is done with it, even
 //! if the task that asked was dropped.
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
@@ -27,7 +28,7 @@ const OPERATIONS_MAX: usize = 256;
 
 /// An operation's place: what it keeps alive, and how it went.
 struct Operation {
-    keep: Option<Box<dyn std::any::Any>>,
+    keep: Option<Box<dyn Any>>,
     result: Option<i32>,
     waker: Option<Waker>,
     /// The future that asked is gone: free the place at completion.
@@ -134,62 +135,101 @@ impl Uring {
         entry: squeue::Entry,
         keep: K,
     ) -> (io::Result<usize>, K) {
-        loop {
-            let room = !self.inner.borrow().free.is_empty();
-            if room {
-                break;
-            }
+        self.room_for(1).await;
+        // SAFETY: the caller's promise.
+        let waiting = unsafe { self.push(entry, Box::new(keep)) };
+        self.submit();
+        let (result, keep) = waiting.await;
+        (in_words(result), unbox(keep))
+    }
+
+    /// Runs two operations with one call, the second only if all of the first was done; returns how both went, with
+    /// what they kept. One that was not begun gives `ECANCELED`.
+    ///
+    /// # Safety
+    /// As [`Uring::run`], for both entries.
+    pub(crate) async unsafe fn run_linked<K: 'static>(
+        self: &Rc<Self>,
+        first: squeue::Entry,
+        second: squeue::Entry,
+        keep: K,
+    ) -> (io::Result<usize>, io::Result<usize>, K) {
+        self.room_for(2).await;
+        let first = first.flags(squeue::Flags::IO_LINK);
+        // SAFETY: the caller's promise. What the second points to lives as long: it ends after the first.
+        let first = unsafe { self.push(first, Box::new(())) };
+        // SAFETY: as above; what is kept goes with the one that ends last.
+        let second = unsafe { self.push(second, Box::new(keep)) };
+        self.submit();
+        let (first, _) = first.await;
+        let (second, keep) = second.await;
+        (in_words(first), in_words(second), unbox(keep))
+    }
+
+    async fn room_for(&self, operations: usize) {
+        while self.inner.borrow().free.len() < operations {
             self.freed.notified().await;
         }
-        let place = {
-            let mut inner = self.inner.borrow_mut();
-            let place = inner
-                .free
-                .pop()
-                .expect("room was just seen, and nothing awaited since");
-            inner.operations[place] = Some(Operation {
-                keep: Some(Box::new(keep)),
-                result: None,
-                waker: None,
-                orphaned: false,
-            });
-            let entry = entry.user_data(place as u64);
-            // SAFETY: the caller's promise, and `keep` is now owned by the operation's place. There are
-            // as many entries as places, so the queue has room.
-            let pushed = unsafe { inner.ring.submission().push(&entry) };
-            assert!(pushed.is_ok(), "as many entries as places");
-            place
-        };
-        let waiting = Waiting {
+        if self.inner.borrow().free.len() > operations {
+            // Whoever else waits may want fewer.
+            self.freed.notify_one();
+        }
+    }
+
+    /// Queues one operation for the next submission.
+    ///
+    /// # Safety
+    /// As [`Uring::run`].
+    unsafe fn push(self: &Rc<Self>, entry: squeue::Entry, keep: Box<dyn Any>) -> Waiting {
+        let mut inner = self.inner.borrow_mut();
+        let place = inner
+            .free
+            .pop()
+            .expect("room was just seen, and nothing awaited since");
+        inner.operations[place] = Some(Operation {
+            keep: Some(keep),
+            result: None,
+            waker: None,
+            orphaned: false,
+        });
+        let entry = entry.user_data(place as u64);
+        // SAFETY: the caller's promise, and `keep` is now owned by the operation's place. There are
+        // as many entries as places, so the queue has room.
+        let pushed = unsafe { inner.ring.submission().push(&entry) };
+        assert!(pushed.is_ok(), "as many entries as places");
+        Waiting {
             uring: Rc::clone(self),
             place,
             done: false,
-        };
-        if let Err(failed) = self.submit() {
-            // The entry stays queued and goes with the next submission; tell the truth meanwhile.
-            tracing::error!(error = %failed, "io_uring_enter failed");
         }
-        let (result, keep) = waiting.await;
-        let keep = *keep.downcast::<K>().expect("the type it was stored with");
-        let result = match result {
-            negative if negative < 0 => Err(io::Error::from_raw_os_error(-negative)),
-            count => Ok(usize::try_from(count).expect("not negative")),
-        };
-        (result, keep)
     }
 
-    fn submit(&self) -> io::Result<()> {
+    fn submit(&self) {
         loop {
             match self.inner.borrow().ring.submit() {
                 Ok(_) => break,
                 Err(failed) if failed.kind() == io::ErrorKind::Interrupted => {}
-                Err(failed) => return Err(failed),
+                Err(failed) => {
+                    // The entry stays queued and goes with the next submission; tell the truth meanwhile.
+                    tracing::error!(error = %failed, "io_uring_enter failed");
+                    return;
+                }
             }
         }
         // What the kernel finished at once need not wait for the watcher.
         self.reap();
-        Ok(())
     }
+}
+
+fn in_words(result: i32) -> io::Result<usize> {
+    match result {
+        negative if negative < 0 => Err(io::Error::from_raw_os_error(-negative)),
+        count => Ok(usize::try_from(count).expect("not negative")),
+    }
+}
+
+fn unbox<K: 'static>(keep: Box<dyn Any>) -> K {
+    *keep.downcast().expect("the type it was stored with")
 }
 
 struct Waiting {
@@ -199,7 +239,7 @@ struct Waiting {
 }
 
 impl Future for Waiting {
-    type Output = (i32, Box<dyn std::any::Any>);
+    type Output = (i32, Box<dyn Any>);
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let uring = Rc::clone(&self.uring);

@@ -11,7 +11,7 @@ use crate::wal::record::BLOCK_BYTES;
 pub enum SyncMode {
     /// WAL files are opened with `O_DSYNC`: one request writes and syncs.
     Dsync,
-    /// A plain direct write, then `fdatasync`.
+    /// A plain direct write with an `fdatasync` linked behind it.
     WriteThenSync,
 }
 

@@ -86,6 +86,28 @@ pub(super) async fn write(file: &OwnedFd, position: u64, bytes: Buf) -> io::Resu
     result
 }
 
+/// Writes, and syncs with the same call if all was written; how both went.
+pub(super) async fn write_and_sync(
+    file: &OwnedFd,
+    position: u64,
+    bytes: Buf,
+) -> (io::Result<usize>, io::Result<()>) {
+    let len = u32::try_from(bytes.len()).expect("a write is below 4 GiB");
+    let write = opcode::Write::new(fd(file), bytes.as_ptr(), len)
+        .offset(position)
+        .build();
+    let sync = opcode::Fsync::new(fd(file))
+        .flags(types::FsyncFlags::DATASYNC)
+        .build();
+    let ring = match uring() {
+        Ok(ring) => ring,
+        Err(error) => return (Err(error), Ok(())),
+    };
+    // SAFETY: the write points into the shared memory, which the ring keeps with the Buf; the sync to nothing.
+    let (written, synced, _) = unsafe { ring.run_linked(write, sync, bytes).await };
+    (written, synced.map(drop))
+}
+
 pub(super) async fn datasync(file: &OwnedFd) -> io::Result<()> {
     let entry = opcode::Fsync::new(fd(file))
         .flags(types::FsyncFlags::DATASYNC)

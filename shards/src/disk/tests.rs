@@ -46,6 +46,25 @@ const CREATE: OpenOptions = OpenOptions {
 };
 
 #[test]
+fn a_write_with_its_sync_takes_all_bytes() {
+    // Proves that a write which is cut short or interrupted is finished, and that the next one follows it.
+    in_both_worlds(|directory| async move {
+        let path = directory.join("file");
+        let file = File::open(&path, CREATE).await.unwrap();
+        for round in 0..10_u8 {
+            let mut filling = BufMut::with_capacity(64 << 10);
+            filling.extend_from_slice(&vec![round + 1; 64 << 10]);
+            let at = u64::from(round) * (64 << 10);
+            file.write_synced(at, &filling.freeze()).await.unwrap();
+        }
+        let read = file.read_at(0, 640 << 10).await.unwrap();
+        for (round, piece) in (0..10_u8).zip(read.chunks(64 << 10)) {
+            assert!(piece.iter().all(|byte| *byte == round + 1), "round {round}");
+        }
+    });
+}
+
+#[test]
 fn files_write_sync_read_and_report_their_end() {
     // Proves the file path: direct durable writes, reads across pieces, a short read as an error.
     in_both_worlds(|directory| async move {

@@ -116,10 +116,10 @@ async fn write_and_sync(
     commit: &QueuedCommit,
     sync: SyncMode,
 ) -> Result<(), DiskError> {
-    file.write_at(commit.place.position, &commit.bytes).await?;
+    let (position, bytes) = (commit.place.position, &commit.bytes);
     match sync {
-        SyncMode::Dsync => Ok(()),
-        SyncMode::WriteThenSync => file.datasync().await,
+        SyncMode::Dsync => file.write_at(position, bytes).await,
+        SyncMode::WriteThenSync => file.write_synced(position, bytes).await,
     }
 }
 
