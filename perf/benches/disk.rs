@@ -1,0 +1,355 @@
+//! A lane beside the disk it stands on: durable bandwidth and cold sequential reads, each beside a raw probe of
+//! the same pattern, in turn. And three ways to make a write durable, beside one another.
+//!
+//! The raw writer overwrites a file with one `O_DIRECT`, `O_DSYNC` write at a time, as a commit is written; the raw
+//! reader reads the lane's own tables front to back, 1 MiB at a time. The lane takes one batch a commit, the next of
+//! which fills while one is written. Nothing is flushed while its commits are measured, and its log files have been
+//! used before: a log in its steady state, alone.
+//!
+//! `cargo bench -p streambus-perf --bench disk`
+
+use std::cell::Cell;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use streambus_proto::ids::{LeaderEpoch, Offset, TopicId};
+use streambus_proto::records::{BatchBuilder, Codec, NewRecord};
+use streambus_shards::sync::Notify;
+use streambus_shards::{Buf, BufMut, File, OpenOptions, run_alone, sleep};
+use streambus_storage::{
+    AppendError, CommitMeasured, Lane, LaneConfig, LaneObserver, PartitionKey, ReadPlan,
+    StorageError,
+};
+
+/// How often each of a pair is measured, in turn.
+const ROUNDS: usize = 9;
+/// How long each time.
+const LASTING: Duration = Duration::from_millis(250);
+/// Bytes of a commit, and how much of them its headers and padding take at most.
+const COMMITS: [(usize, usize); 3] = [(4 << 10, 160), (64 << 10, 160), (256 << 10, 160)];
+/// What log files are made with before: more than is written while measuring.
+const LOG_BYTES: u64 = 2_600 << 20;
+const LOG_FILE_BYTES: u64 = 64 << 20;
+/// What is read, and how much at a time.
+const TABLE_BYTES: u64 = 1 << 30;
+const READ_BYTES: usize = 1 << 20;
+
+const KEY: PartitionKey = PartitionKey {
+    topic: TopicId([9; 16]),
+    index: 0,
+};
+
+/// Somebody who waits until batches are durable.
+#[derive(Default)]
+struct Owner {
+    durable: Cell<Offset>,
+    moved: Notify,
+}
+
+impl LaneObserver for Owner {
+    fn durable(&self, moved: &[(PartitionKey, Offset)]) {
+        for (_, end) in moved {
+            self.durable.set(*end);
+        }
+        self.moved.notify_one();
+    }
+
+    fn annotation(&self, _: PartitionKey) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn measured(&self, _: CommitMeasured) {}
+
+    fn failed(&self, error: &StorageError) {
+        panic!("the lane failed: {error}");
+    }
+}
+
+/// One record that takes so many bytes with its batch's header.
+fn batch(bytes: usize) -> Vec<u8> {
+    let of = |value: &[u8]| {
+        let mut builder = BatchBuilder::new(Codec::None);
+        builder.push(&NewRecord {
+            timestamp: 1_700_000_000_000,
+            value: Some(value),
+            ..NewRecord::default()
+        });
+        builder.build()
+    };
+    let value = vec![0x5a; bytes];
+    let too_much = of(&value).len() - bytes;
+    of(&value[too_much..])
+}
+
+/// Appends while it may, with so many batches under way at most; returns bytes of commits a second.
+async fn write(
+    lane: &Lane,
+    owner: &Owner,
+    batch: &[u8],
+    under_way: i64,
+    enough: &dyn Fn(u64) -> bool,
+) -> f64 {
+    let mut end = lane.log_end(KEY).unwrap_or_default();
+    owner.durable.set(end);
+    let before = lane.stats().commit_bytes;
+    let began = Instant::now();
+    while !enough(lane.stats().commit_bytes - before) {
+        while end.0 - owner.durable.get().0 >= under_way {
+            owner.moved.notified().await;
+        }
+        match lane.append(KEY, end, LeaderEpoch(0), batch) {
+            Ok(appended) => end = appended.log_end,
+            Err(AppendError::Full) => lane.writable().await,
+            Err(error) => panic!("append: {error}"),
+        }
+    }
+    while owner.durable.get() < end {
+        owner.moved.notified().await;
+    }
+    rate(lane.stats().commit_bytes - before, began.elapsed())
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a few gigabytes are far below 2^52"
+)]
+fn rate(bytes: u64, time: Duration) -> f64 {
+    bytes as f64 / time.as_secs_f64() / 1e6
+}
+
+/// How a write is made durable.
+#[derive(Clone, Copy)]
+enum Way {
+    /// By itself: the file is open with `O_DSYNC`.
+    Dsync,
+    /// By a sync that is asked for when it is done.
+    ThenSync,
+    /// By a sync that is linked behind it.
+    Linked,
+}
+
+async fn raw_writes(file: &File, bytes: &Buf, way: Way) -> f64 {
+    let step = bytes.len() as u64;
+    let (mut written, began) = (0, Instant::now());
+    while began.elapsed() < LASTING {
+        let at = written % LOG_FILE_BYTES;
+        let done = match way {
+            Way::Dsync => file.write_at(at, bytes).await,
+            Way::ThenSync => match file.write_at(at, bytes).await {
+                Ok(()) => file.datasync().await,
+                failed => failed,
+            },
+            Way::Linked => file.write_synced(at, bytes).await,
+        };
+        done.expect("a raw write");
+        written += step;
+    }
+    rate(written, began.elapsed())
+}
+
+async fn raw_file(path: &Path, dsync: bool) -> File {
+    let options = OpenOptions {
+        write: true,
+        create: true,
+        direct: true,
+        dsync,
+        ..OpenOptions::default()
+    };
+    let file = File::open(path, options).await.expect("a raw file");
+    let zeros = zeros(1 << 20);
+    for position in (0..LOG_FILE_BYTES).step_by(1 << 20) {
+        file.write_at(position, &zeros).await.expect("a raw write");
+    }
+    file
+}
+
+fn zeros(bytes: usize) -> Buf {
+    let mut buf = BufMut::with_capacity(bytes);
+    buf.put_zeros(bytes);
+    buf.freeze()
+}
+
+/// A lane that keeps everything in memory, or one that flushes soon.
+fn config(memtable_bytes: u64) -> LaneConfig {
+    let files = LOG_BYTES / LOG_FILE_BYTES + 8;
+    LaneConfig {
+        wal_file_bytes: LOG_FILE_BYTES,
+        wal_files_max: files,
+        wal_files_spare_max: usize::try_from(files).expect("few"),
+        memtable_bytes: usize::try_from(memtable_bytes).expect("64 bits"),
+        scrub_bytes_per_second: 0,
+        ..LaneConfig::default()
+    }
+}
+
+async fn open(dir: &Path, memtable_bytes: u64) -> (Rc<Lane>, Rc<Owner>) {
+    let opened = Lane::open(dir, config(memtable_bytes)).await;
+    let (lane, _) = opened.expect("the lane opens");
+    let owner = Rc::new(Owner::default());
+    lane.start(Rc::clone(&owner) as Rc<dyn LaneObserver>);
+    (lane, owner)
+}
+
+async fn close(lane: &Lane) {
+    lane.close().await.expect("the lane closes");
+}
+
+/// Flushes nearly all that a lane holds in memory.
+async fn flush(dir: &Path) {
+    let (lane, owner) = open(dir, 32 << 20).await;
+    // What fills a memtable is frozen with the next append.
+    let batch = batch(64 << 10);
+    write(&lane, &owner, &batch, 2, &|bytes| bytes > 64 << 20).await;
+    while lane.stats().memtables_frozen > 0 {
+        sleep(Duration::from_millis(20)).await;
+    }
+    close(&lane).await;
+}
+
+/// The middle of several, with the least and the most.
+fn spread(figures: &mut [f64]) -> (f64, String) {
+    figures.sort_by(f64::total_cmp);
+    let middle = figures[figures.len() / 2];
+    let digits = usize::from(figures[0] < 10.0) * 2;
+    let text = format!(
+        "{middle:.digits$} ({:.digits$}-{:.digits$})",
+        figures[0],
+        figures[figures.len() - 1]
+    );
+    (middle, text)
+}
+
+fn report(what: &str, pairs: &[(f64, f64)]) {
+    let mut raw: Vec<f64> = pairs.iter().map(|pair| pair.0).collect();
+    let mut lane: Vec<f64> = pairs.iter().map(|pair| pair.1).collect();
+    let mut ratios: Vec<f64> = pairs.iter().map(|pair| pair.1 / pair.0).collect();
+    println!(
+        "| {what} | {} | {} | {} |",
+        spread(&mut raw).1,
+        spread(&mut lane).1,
+        spread(&mut ratios).1
+    );
+}
+
+async fn commits(dir: &Path) {
+    // Log files that have been used: made, and freed by a flush.
+    let (lane, owner) = open(dir, LOG_BYTES).await;
+    let large = batch(256 << 10);
+    write(&lane, &owner, &large, 8, &|bytes| {
+        bytes > LOG_BYTES - (128 << 20)
+    })
+    .await;
+    close(&lane).await;
+    for (bytes, overhead) in COMMITS {
+        flush(dir).await;
+        let (lane, owner) = open(dir, LOG_BYTES).await;
+        let file = raw_file(&dir.join("raw"), true).await;
+        let (raw, batch) = (zeros(bytes), batch(bytes - overhead));
+        let mut pairs = Vec::new();
+        for _ in 0..ROUNDS {
+            let raw = raw_writes(&file, &raw, Way::Dsync).await;
+            let commits = lane.stats().commits;
+            let began = Instant::now();
+            let written = write(&lane, &owner, &batch, 2, &|_| began.elapsed() >= LASTING).await;
+            assert!(lane.stats().commits > commits);
+            pairs.push((raw, written));
+        }
+        let stats = lane.stats();
+        let each = stats.commit_bytes / stats.commits;
+        report(
+            &format!("durable commits of {bytes} B ({each} B each)"),
+            &pairs,
+        );
+        close(&lane).await;
+    }
+}
+
+/// Ways to make a write durable, each beside the first.
+async fn ways(dir: &Path) {
+    let dsync = raw_file(&dir.join("dsync"), true).await;
+    let plain = raw_file(&dir.join("plain"), false).await;
+    for (bytes, _) in COMMITS {
+        let raw = zeros(bytes);
+        let (mut then_sync, mut linked) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            let first = raw_writes(&dsync, &raw, Way::Dsync).await;
+            then_sync.push((first, raw_writes(&plain, &raw, Way::ThenSync).await));
+            linked.push((first, raw_writes(&plain, &raw, Way::Linked).await));
+        }
+        report(&format!("{bytes} B: a write, then fdatasync"), &then_sync);
+        report(
+            &format!("{bytes} B: fdatasync linked behind the write"),
+            &linked,
+        );
+    }
+}
+
+async fn raw_reads(dir: &Path) -> f64 {
+    let options = OpenOptions {
+        direct: true,
+        ..OpenOptions::default()
+    };
+    let (mut read, began) = (0, Instant::now());
+    for name in streambus_shards::disk::list(dir).expect("the lane's files") {
+        if !name.starts_with("table-") {
+            continue;
+        }
+        let file = File::open(&dir.join(name), options).await.expect("a table");
+        let len = file.len().expect("its length");
+        for position in (0..len).step_by(READ_BYTES) {
+            let (_, count) = file.read_up_to(position, READ_BYTES).await.expect("a read");
+            read += count as u64;
+        }
+    }
+    rate(read, began.elapsed())
+}
+
+async fn lane_reads(lane: &Rc<Lane>, end: Offset) -> f64 {
+    let (mut read, mut from, began) = (0, Offset(0), Instant::now());
+    while from < end {
+        let ReadPlan::Cold(cold) = lane.read(KEY, from, READ_BYTES, end).expect("a plan") else {
+            // The rest is in memory.
+            break;
+        };
+        let batches = cold.read().await.expect("a read");
+        read += batches.bytes as u64;
+        from = batches.next_offset;
+    }
+    rate(read, began.elapsed())
+}
+
+async fn reads(dir: &Path) {
+    let (lane, owner) = open(dir, 32 << 20).await;
+    write(&lane, &owner, &batch(64 << 10), 64, &|bytes| {
+        bytes > TABLE_BYTES
+    })
+    .await;
+    while lane.stats().memtables_frozen > 0 {
+        sleep(Duration::from_millis(20)).await;
+    }
+    let end = lane.log_end(KEY).expect("it has batches");
+    let mut pairs = Vec::new();
+    for _ in 0..ROUNDS {
+        let raw = raw_reads(dir).await;
+        pairs.push((raw, lane_reads(&lane, end).await));
+    }
+    report("cold sequential read of 1 GiB", &pairs);
+    close(&lane).await;
+}
+
+fn main() {
+    println!("| Pattern | `O_DSYNC`, or raw; MB/s | other way, or lane; MB/s | by the first |");
+    println!("|---|---|---|---|");
+    for part in ["ways", "commits", "reads"] {
+        let dir = tempfile::tempdir_in(".").expect("a directory on the disk of this one");
+        let outcome = run_alone(async {
+            match part {
+                "ways" => ways(dir.path()).await,
+                "commits" => commits(dir.path()).await,
+                _ => reads(dir.path()).await,
+            }
+        });
+        outcome.expect("a core to run on");
+    }
+}
