@@ -2,9 +2,9 @@
 //! the same pattern, in turn. And three ways to make a write durable, beside one another.
 //!
 //! The raw writer overwrites a file with one `O_DIRECT`, `O_DSYNC` write at a time, as a commit is written; the raw
-//! reader reads the lane's own tables front to back, 1 MiB at a time. The lane takes one batch a commit, the next of
-//! which fills while one is written. Nothing is flushed while its commits are measured, and its log files have been
-//! used before: a log in its steady state, alone.
+//! reader reads the lane's own tables front to back, 1 MiB at a time. The lane takes one batch a commit, and the next
+//! when that is durable. Nothing is flushed while its commits are measured, and its log files have been used before: a
+//! log in its steady state, alone.
 //!
 //! `cargo bench -p streambus-perf --bench disk`
 
@@ -27,7 +27,7 @@ const ROUNDS: usize = 9;
 /// How long each time.
 const LASTING: Duration = Duration::from_millis(250);
 /// Bytes of a commit, and how much of them its headers and padding take at most.
-const COMMITS: [(usize, usize); 3] = [(4 << 10, 160), (64 << 10, 160), (256 << 10, 160)];
+const COMMITS: [(usize, usize); 3] = [(4 << 10, 512), (64 << 10, 512), (256 << 10, 512)];
 /// What log files are made with before: more than is written while measuring.
 const LOG_BYTES: u64 = 2_600 << 20;
 const LOG_FILE_BYTES: u64 = 64 << 20;
@@ -77,7 +77,7 @@ fn batch(bytes: usize) -> Vec<u8> {
         });
         builder.build()
     };
-    let value = vec![0x5a; bytes];
+    let value = noise(bytes);
     let too_much = of(&value).len() - bytes;
     of(&value[too_much..])
 }
@@ -129,11 +129,16 @@ enum Way {
     Linked,
 }
 
-async fn raw_writes(file: &File, bytes: &Buf, way: Way) -> f64 {
-    let step = bytes.len() as u64;
+async fn raw_writes(file: &File, bytes: usize, way: Way) -> f64 {
+    // In memory that is not always the same, as a log's is not.
+    let all = noisy(32 * bytes);
+    let step = bytes as u64;
     let (mut written, began) = (0, Instant::now());
+    let mut next = (0..32).cycle();
     while began.elapsed() < LASTING {
         let at = written % LOG_FILE_BYTES;
+        let from = next.next().expect("for ever") * bytes;
+        let bytes = &all.slice(from..from + bytes);
         let done = match way {
             Way::Dsync => file.write_at(at, bytes).await,
             Way::ThenSync => match file.write_at(at, bytes).await {
@@ -157,16 +162,28 @@ async fn raw_file(path: &Path, dsync: bool) -> File {
         ..OpenOptions::default()
     };
     let file = File::open(path, options).await.expect("a raw file");
-    let zeros = zeros(1 << 20);
+    let bytes = noisy(1 << 20);
     for position in (0..LOG_FILE_BYTES).step_by(1 << 20) {
-        file.write_at(position, &zeros).await.expect("a raw write");
+        file.write_at(position, &bytes).await.expect("a raw write");
     }
     file
 }
 
-fn zeros(bytes: usize) -> Buf {
+/// Bytes that no disk takes for less than they are (xorshift64).
+fn noise(bytes: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let words = std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    });
+    words.flatten().take(bytes).collect()
+}
+
+fn noisy(bytes: usize) -> Buf {
     let mut buf = BufMut::with_capacity(bytes);
-    buf.put_zeros(bytes);
+    buf.extend_from_slice(&noise(bytes));
     buf.freeze()
 }
 
@@ -245,13 +262,13 @@ async fn commits(dir: &Path) {
         flush(dir).await;
         let (lane, owner) = open(dir, LOG_BYTES).await;
         let file = raw_file(&dir.join("raw"), true).await;
-        let (raw, batch) = (zeros(bytes), batch(bytes - overhead));
+        let batch = batch(bytes - overhead);
         let mut pairs = Vec::new();
         for _ in 0..ROUNDS {
-            let raw = raw_writes(&file, &raw, Way::Dsync).await;
+            let raw = raw_writes(&file, bytes, Way::Dsync).await;
             let commits = lane.stats().commits;
             let began = Instant::now();
-            let written = write(&lane, &owner, &batch, 2, &|_| began.elapsed() >= LASTING).await;
+            let written = write(&lane, &owner, &batch, 1, &|_| began.elapsed() >= LASTING).await;
             assert!(lane.stats().commits > commits);
             pairs.push((raw, written));
         }
@@ -270,12 +287,11 @@ async fn ways(dir: &Path) {
     let dsync = raw_file(&dir.join("dsync"), true).await;
     let plain = raw_file(&dir.join("plain"), false).await;
     for (bytes, _) in COMMITS {
-        let raw = zeros(bytes);
         let (mut then_sync, mut linked) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
-            let first = raw_writes(&dsync, &raw, Way::Dsync).await;
-            then_sync.push((first, raw_writes(&plain, &raw, Way::ThenSync).await));
-            linked.push((first, raw_writes(&plain, &raw, Way::Linked).await));
+            let first = raw_writes(&dsync, bytes, Way::Dsync).await;
+            then_sync.push((first, raw_writes(&plain, bytes, Way::ThenSync).await));
+            linked.push((first, raw_writes(&plain, bytes, Way::Linked).await));
         }
         report(&format!("{bytes} B: a write, then fdatasync"), &then_sync);
         report(
