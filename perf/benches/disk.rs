@@ -8,19 +8,17 @@
 //!
 //! `cargo bench -p streambus-perf --bench disk`
 
-use std::cell::Cell;
+mod support;
+
 use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use streambus_proto::ids::{LeaderEpoch, Offset, TopicId};
-use streambus_proto::records::{BatchBuilder, Codec, NewRecord};
-use streambus_shards::sync::Notify;
+use streambus_proto::ids::{LeaderEpoch, Offset};
 use streambus_shards::{Buf, BufMut, File, OpenOptions, run_alone, sleep};
-use streambus_storage::{
-    AppendError, CommitMeasured, Lane, LaneConfig, LaneObserver, PartitionKey, ReadPlan,
-    StorageError,
-};
+use streambus_storage::{AppendError, Lane, LaneConfig, LaneObserver, ReadPlan};
+
+use support::{KEY, Owner, batch, noise, spread};
 
 /// How often each of a pair is measured, in turn.
 const ROUNDS: usize = 9;
@@ -34,53 +32,6 @@ const LOG_FILE_BYTES: u64 = 64 << 20;
 /// What is read, and how much at a time.
 const TABLE_BYTES: u64 = 1 << 30;
 const READ_BYTES: usize = 1 << 20;
-
-const KEY: PartitionKey = PartitionKey {
-    topic: TopicId([9; 16]),
-    index: 0,
-};
-
-/// Somebody who waits until batches are durable.
-#[derive(Default)]
-struct Owner {
-    durable: Cell<Offset>,
-    moved: Notify,
-}
-
-impl LaneObserver for Owner {
-    fn durable(&self, moved: &[(PartitionKey, Offset)]) {
-        for (_, end) in moved {
-            self.durable.set(*end);
-        }
-        self.moved.notify_one();
-    }
-
-    fn annotation(&self, _: PartitionKey) -> Vec<u8> {
-        Vec::new()
-    }
-
-    fn measured(&self, _: CommitMeasured) {}
-
-    fn failed(&self, error: &StorageError) {
-        panic!("the lane failed: {error}");
-    }
-}
-
-/// One record that takes so many bytes with its batch's header.
-fn batch(bytes: usize) -> Vec<u8> {
-    let of = |value: &[u8]| {
-        let mut builder = BatchBuilder::new(Codec::None);
-        builder.push(&NewRecord {
-            timestamp: 1_700_000_000_000,
-            value: Some(value),
-            ..NewRecord::default()
-        });
-        builder.build()
-    };
-    let value = noise(bytes);
-    let too_much = of(&value).len() - bytes;
-    of(&value[too_much..])
-}
 
 /// Appends while it may, with so many batches under way at most; returns bytes of commits a second.
 async fn write(
@@ -169,18 +120,6 @@ async fn raw_file(path: &Path, dsync: bool) -> File {
     file
 }
 
-/// Bytes that no disk takes for less than they are (xorshift64).
-fn noise(bytes: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let words = std::iter::repeat_with(|| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    });
-    words.flatten().take(bytes).collect()
-}
-
 fn noisy(bytes: usize) -> Buf {
     let mut buf = BufMut::with_capacity(bytes);
     buf.extend_from_slice(&noise(bytes));
@@ -222,19 +161,6 @@ async fn flush(dir: &Path) {
         sleep(Duration::from_millis(20)).await;
     }
     close(&lane).await;
-}
-
-/// The middle of several, with the least and the most.
-fn spread(figures: &mut [f64]) -> (f64, String) {
-    figures.sort_by(f64::total_cmp);
-    let middle = figures[figures.len() / 2];
-    let digits = usize::from(figures[0] < 10.0) * 2;
-    let text = format!(
-        "{middle:.digits$} ({:.digits$}-{:.digits$})",
-        figures[0],
-        figures[figures.len() - 1]
-    );
-    (middle, text)
 }
 
 fn report(what: &str, pairs: &[(f64, f64)]) {
