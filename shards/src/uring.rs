@@ -20,7 +20,7 @@ use glommio::io::PollableFd;
 use io_uring::{IoUring, squeue};
 
 use crate::ring_memory::patiently;
-use crate::sync::Notify;
+use crate::sync::{Line, Notify};
 use crate::task::{Queue, Task, spawn_in};
 
 /// Operations a core may have under way. What comes on top waits its turn.
@@ -44,6 +44,9 @@ struct Inner {
 /// The ring of one core.
 pub(crate) struct Uring {
     inner: RefCell<Inner>,
+    /// Operations that found no room, in order.
+    line: Rc<Line>,
+    /// Rung for the first of them.
     freed: Notify,
 }
 
@@ -76,6 +79,7 @@ impl Uring {
                 operations: (0..OPERATIONS_MAX).map(|_| None).collect(),
                 free: (0..OPERATIONS_MAX).rev().collect(),
             }),
+            line: Rc::default(),
             freed: Notify::new(),
         });
         let watched = Rc::clone(&uring);
@@ -144,10 +148,10 @@ impl Uring {
     }
 
     /// Runs two operations with one call, the second only if all of the first was done; returns how both went, with
-    /// what they kept. One that was not begun gives `ECANCELED`.
+    /// what the first kept. One that was not begun gives `ECANCELED`.
     ///
     /// # Safety
-    /// As [`Uring::run`], for both entries.
+    /// As [`Uring::run`] for the first; the second points to nothing.
     pub(crate) async unsafe fn run_linked<K: 'static>(
         self: &Rc<Self>,
         first: squeue::Entry,
@@ -156,23 +160,26 @@ impl Uring {
     ) -> (io::Result<usize>, io::Result<usize>, K) {
         self.room_for(2).await;
         let first = first.flags(squeue::Flags::IO_LINK);
-        // SAFETY: the caller's promise. What the second points to lives as long: it ends after the first.
-        let first = unsafe { self.push(first, Box::new(())) };
-        // SAFETY: as above; what is kept goes with the one that ends last.
-        let second = unsafe { self.push(second, Box::new(keep)) };
+        // SAFETY: the caller's promise.
+        let first = unsafe { self.push(first, Box::new(keep)) };
+        // SAFETY: it points to nothing.
+        let second = unsafe { self.push(second, Box::new(())) };
         self.submit();
-        let (first, _) = first.await;
-        let (second, keep) = second.await;
+        let (first, keep) = first.await;
+        let (second, _) = second.await;
         (in_words(first), in_words(second), unbox(keep))
     }
 
+    /// Waits until there is room for so many, behind those that waited before.
     async fn room_for(&self, operations: usize) {
-        while self.inner.borrow().free.len() < operations {
-            self.freed.notified().await;
+        let has_room = || self.inner.borrow().free.len() >= operations;
+        if self.line.is_empty() && has_room() {
+            return;
         }
-        if self.inner.borrow().free.len() > operations {
-            // Whoever else waits may want fewer.
-            self.freed.notify_one();
+        let place = self.line.join();
+        place.first().await;
+        while !has_room() {
+            self.freed.notified().await;
         }
     }
 

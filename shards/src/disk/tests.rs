@@ -65,6 +65,36 @@ fn a_write_with_its_sync_takes_all_bytes() {
 }
 
 #[test]
+fn more_operations_than_a_core_may_have_wait_their_turn() {
+    // Proves that those that want one place and those that want two of the core's ring all get them in the end.
+    in_both_worlds(|directory| async move {
+        let path = directory.join("file");
+        let file = Rc::new(File::open(&path, CREATE).await.unwrap());
+        let mut tasks = Vec::new();
+        for number in 0..900_u64 {
+            let file = Rc::clone(&file);
+            tasks.push(spawn(async move {
+                let mut filling = BufMut::with_capacity(8);
+                filling.extend_from_slice(&number.to_le_bytes());
+                let (at, bytes) = (number * 8, filling.freeze());
+                if number % 3 == 0 {
+                    file.write_synced(at, &bytes).await.unwrap();
+                } else {
+                    file.write_at(at, &bytes).await.unwrap();
+                }
+            }));
+        }
+        for task in tasks {
+            task.await;
+        }
+        let read = file.read_at(0, 7_200).await.unwrap();
+        for (number, bytes) in (0..900_u64).zip(read.chunks(8)) {
+            assert_eq!(bytes, number.to_le_bytes());
+        }
+    });
+}
+
+#[test]
 fn files_write_sync_read_and_report_their_end() {
     // Proves the file path: direct durable writes, reads across pieces, a short read as an error.
     in_both_worlds(|directory| async move {
