@@ -34,13 +34,20 @@ pub fn try_ring_memory(cores: usize) -> Result<(), UringRefused> {
         let error = io::Error::from_raw_os_error(libc::ENOMEM);
         return Err(UringRefused::Memlock(error, limit));
     }
+    let refused = |error| {
+        if is_of_memory(&error) {
+            UringRefused::Memlock(error, limit)
+        } else {
+            UringRefused::Other(error)
+        }
+    };
     // glommio looks once whether it may make rings, and remembers a no: have it look while there is room.
-    drop(executor(&Placement::Unbound, Duration::ZERO).map_err(UringRefused::Other)?);
+    drop(executor(&Placement::Unbound, Duration::ZERO).map_err(refused)?);
     let mut rings = Vec::new();
     for _ in 0..cores * RINGS_PER_CORE {
         match patiently(|| IoUring::new(RING_ENTRIES)) {
             Ok(ring) => rings.push(ring),
-            Err(error) if is_of_memory(&error) => return Err(UringRefused::Memlock(error, limit)),
+            Err(error) if is_of_memory(&error) => return Err(refused(error)),
             // Whoever needs that ring will tell.
             Err(_) => break,
         }

@@ -95,11 +95,19 @@ fn memlock(kib: u32) -> String {
 }
 
 #[test]
-fn too_little_locked_memory_is_named_with_the_remedy_and_nothing_is_written() {
-    // Proves fault row 42 for locked memory: below what any core needs, and below what these two do.
-    for kib in [64, 512] {
+fn locked_memory_that_does_not_suffice_is_named_with_the_remedy_and_nothing_is_written() {
+    // Proves fault row 42 for locked memory: below what any core needs, below what these two do, enough but taken by
+    // another process of the same user, and about enough, where what was found to fit must fit when the cores start.
+    // One limit after the other, for the kernel counts what all processes of a user have locked together.
+    let alone = [(64, false), (512, false)];
+    let beside = [624, 640, 656].map(|kib| (kib, true));
+    for (kib, beside_another) in alone.into_iter().chain(beside) {
         let home = tempfile::tempdir().unwrap();
         let data = home.path().join("data");
+        let _other = beside_another.then(|| {
+            let other = Broker::start_under(&memlock(2_048), &home.path().join("other"));
+            other.expect("2 MiB are enough for two cores")
+        });
         let (output, errors) = refused_under(&memlock(kib), &data);
         assert_eq!(output.status.code(), Some(1), "{errors}");
         let line = line_of(&errors);
@@ -110,11 +118,6 @@ fn too_little_locked_memory_is_named_with_the_remedy_and_nothing_is_written() {
         );
         assert!(!data.exists(), "nothing was written");
     }
-}
-
-#[test]
-fn locked_memory_that_hardly_fits_starts_the_broker_or_nothing_is_written() {
-    // Proves that what was found to fit does fit when the cores start, and that no core waits for one that can't.
     for kib in (560..720).step_by(16) {
         let home = tempfile::tempdir().unwrap();
         let data = home.path().join("data");
