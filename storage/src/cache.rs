@@ -5,6 +5,9 @@
 //! those who wait for it; several that want the same run wait for one read. A reader that goes on
 //! where an earlier read ended gets the next run read before it asks.
 //!
+//! Few runs are read at a time, however many readers there are: a commit stands behind what is in
+//! the disk's queue already.
+//!
 //! Bounded in bytes; what stays is decided by [`Policy`], so that one reader of a long backlog
 //! evicts neither what others read again and again nor anything in memtables.
 
@@ -15,7 +18,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::rc::Rc;
 
-use streambus_shards::sync::Notify;
+use streambus_shards::sync::{Notify, Permits};
 use streambus_shards::{BLOCK_BYTES, Buf, Queue, spawn_in};
 
 use self::policy::Policy;
@@ -27,6 +30,9 @@ use crate::table::reader::Table;
 const READS_REMEMBERED_MAX: usize = 256;
 /// At least this much is read ahead: a read of the size that consumers ask for by default.
 const READ_AHEAD_BYTES_MIN: u64 = 1 << 20;
+/// Runs of a lane that are read at a time: with two, commits wait twice as long, and nothing is read
+/// faster (perf/README.md).
+const LOADS_AT_ONCE_MAX: usize = 1;
 /// Runs that begin before a position and may hold it: they seldom overlap at all.
 const OVERLAPS_MAX: usize = 4;
 
@@ -72,6 +78,7 @@ struct Runs {
 pub(crate) struct BlockCache {
     bytes_max: usize,
     runs: RefCell<Runs>,
+    loads: Rc<Permits>,
 }
 
 impl BlockCache {
@@ -85,6 +92,7 @@ impl BlockCache {
         BlockCache {
             bytes_max,
             runs: RefCell::new(runs),
+            loads: Permits::new(LOADS_AT_ONCE_MAX),
         }
     }
 
@@ -168,7 +176,10 @@ impl BlockCache {
             .insert(key, &blocks, &loading, self.bytes_max);
         let (this, table, handle) = (Rc::clone(self), Rc::clone(table), Rc::clone(&loading));
         let load = async move {
-            match table.read_blocks(blocks).await {
+            let permit = this.loads.take().await;
+            let read = table.read_blocks(blocks).await;
+            drop(permit);
+            match read {
                 Ok(bytes) => {
                     this.runs.borrow_mut().counts.read_bytes += bytes.len() as u64;
                     handle.bytes.replace(Some(bytes));

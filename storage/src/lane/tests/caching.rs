@@ -1,9 +1,12 @@
 //! The block cache, as readers of a lane meet it.
 
+use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 use streambus_proto::ids::Offset;
-use streambus_shards::{run_alone, spawn, yield_now};
+use streambus_shards::sim::{self, Simulation};
+use streambus_shards::{now, run_alone, spawn, yield_now};
 
 use super::merging::is_settled;
 use super::{append, durable, key, read, small, started};
@@ -112,4 +115,53 @@ fn readers_of_one_range_share_one_read() {
         assert_eq!(misses[1], misses[0] * 4);
     })
     .unwrap();
+}
+
+/// How long it takes to read a batch at each of these offsets, all at once.
+async fn time_of(lane: &Rc<Lane>, offsets: &[i64]) -> Duration {
+    let began = now();
+    let readers: Vec<_> = offsets
+        .iter()
+        .map(|offset| {
+            let (lane, offset) = (Rc::clone(lane), Offset(*offset));
+            spawn(async move { read(&lane, key(0), offset, 1).await })
+        })
+        .collect();
+    for (reader, offset) in readers.into_iter().zip(offsets) {
+        assert_eq!(reader.await.next_offset, Offset(offset + 1));
+    }
+    now().since(began)
+}
+
+#[test]
+fn runs_are_read_one_at_a_time_however_many_readers_there_are() {
+    // Proves the bound on what stands before a commit in the disk's queue: eight readers at once, on a disk that
+    // takes as many reads at a time as it is given, take as long as eight one after the other.
+    let report = sim::run(Simulation::new(7), |world| async move {
+        let host = world.add_host([10, 0, 0, 1].into());
+        let disk = world.disk(host);
+        disk.create_dir_all("/data");
+        world.boot(host);
+        let slow = disk.clone();
+        let timed = world.spawn_on(host, async move {
+            let dir = Path::new("/data/lane");
+            let (lane, _, _) = started(dir, caching()).await;
+            filled(&lane).await;
+            lane.close().await.unwrap();
+            let (lane, _, _) = started(dir, caching()).await;
+            slow.slow("/data", 1_000);
+            let mut in_turn = Duration::ZERO;
+            for reader in 0..8 {
+                in_turn += time_of(&lane, &[50 + reader * 100]).await;
+            }
+            let at_once: Vec<i64> = (0..8).map(|reader| 1_050 + reader * 100).collect();
+            let at_once = time_of(&lane, &at_once).await;
+            slow.slow("/data", 1);
+            lane.close().await.unwrap();
+            (in_turn, at_once)
+        });
+        let (in_turn, at_once) = timed.await;
+        assert!(at_once * 2 > in_turn, "{at_once:?} at once, {in_turn:?}");
+    });
+    report.result.unwrap();
 }
