@@ -1,10 +1,11 @@
 /* What rdkafka_performance can't do for a comparison: make and remove a topic, count what is in it,
- * and produce one record at a time.
+ * produce one record at a time, and time each record of a producer that sends all it can.
  *
  * usage: client BROKERS create TOPIC PARTITIONS
  *        client BROKERS delete TOPIC
  *        client BROKERS count TOPIC PARTITIONS      prints the records that a consumer got, and their bytes
  *        client BROKERS one TOPIC BYTES COUNT       prints the microseconds of each, a line each
+ *        client BROKERS load TOPIC BYTES COUNT      the same, from produce to delivery
  *
  * Exit code 0 when all went well, else 1 and a line on stderr.
  */
@@ -141,11 +142,15 @@ static double now_us(void) {
 }
 
 static int delivered;
+/* If it is there: the microseconds of each delivery. */
+static int64_t *latencies;
 
 static void on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *message, void *opaque) {
         (void)rk, (void)opaque;
         if (message->err)
-                fail("one", rd_kafka_err2str(message->err));
+                fail("delivery", rd_kafka_err2str(message->err));
+        if (latencies)
+                latencies[delivered] = rd_kafka_message_latency(message);
         delivered++;
 }
 
@@ -171,6 +176,39 @@ static void one(rd_kafka_conf_t *conf, const char *topic, size_t bytes, int want
         free(payload);
 }
 
+/* As kafka-producer-perf-test does: the client's buffer of 32 MiB is always full. */
+static void load(rd_kafka_conf_t *conf, const char *topic, size_t bytes, int wanted) {
+        int all       = WARM_UP + wanted;
+        char *payload = malloc(bytes);
+        latencies     = calloc((size_t)all, sizeof(*latencies));
+        memset(payload, 'x', bytes);
+        set(conf, "linger.ms", "50");
+        set(conf, "batch.size", "65536");
+        set(conf, "queue.buffering.max.kbytes", "32768");
+        set(conf, "acks", "-1");
+        rd_kafka_conf_set_dr_msg_cb(conf, on_delivery);
+        rd_kafka_t *rk        = start(RD_KAFKA_PRODUCER, conf);
+        rd_kafka_topic_t *rkt = rd_kafka_topic_new(rk, topic, NULL);
+        for (int i = 0; i < all;) {
+                if (!rd_kafka_produce(rkt, RD_KAFKA_PARTITION_UA, RD_KAFKA_MSG_F_COPY, payload,
+                                      bytes, NULL, 0, NULL))
+                        i++;
+                else if (rd_kafka_last_error() == RD_KAFKA_RESP_ERR__QUEUE_FULL)
+                        rd_kafka_poll(rk, 1);
+                else
+                        fail("load", rd_kafka_err2str(rd_kafka_last_error()));
+                rd_kafka_poll(rk, 0);
+        }
+        while (delivered < all)
+                rd_kafka_poll(rk, 1000);
+        for (int i = WARM_UP; i < all; i++)
+                printf("%" PRId64 "\n", latencies[i]);
+        rd_kafka_topic_destroy(rkt);
+        rd_kafka_destroy(rk);
+        free(latencies);
+        free(payload);
+}
+
 int main(int argc, char **argv) {
         rd_kafka_conf_t *conf = rd_kafka_conf_new();
         const char *verb      = argc > 3 ? argv[2] : "";
@@ -184,7 +222,9 @@ int main(int argc, char **argv) {
                 count(conf, argv[3], atoi(argv[4]));
         else if (argc == 6 && !strcmp(verb, "one"))
                 one(conf, argv[3], (size_t)atol(argv[4]), atoi(argv[5]));
+        else if (argc == 6 && !strcmp(verb, "load"))
+                load(conf, argv[3], (size_t)atol(argv[4]), atoi(argv[5]));
         else
-                fail("usage", "client BROKERS create|delete|count|one TOPIC ...; see client.c");
+                fail("usage", "client BROKERS create|delete|count|one|load TOPIC ...; see client.c");
         return 0;
 }

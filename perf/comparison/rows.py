@@ -94,8 +94,17 @@ def record_rate(kit, broker, row):
 
 def one_at_a_time(kit, broker, row):
     """The median and the 99th percentile, ms, of produce to delivery."""
+    return _latency(kit, broker, row, "one")
+
+
+def under_load(kit, broker, row):
+    """The same of a producer that sends all it can."""
+    return _latency(kit, broker, row, "load")
+
+
+def _latency(kit, broker, row, verb):
     with Topic(kit, broker, row) as topic:
-        out = _client(kit, broker, "one", topic.name, row.record_bytes, row.records)
+        out = _client(kit, broker, verb, topic.name, row.record_bytes, row.records)
         taken = sorted(float(line) / 1e3 for line in out.split())
         if len(taken) != row.records:
             raise Void(f"{len(taken)} of {row.records} were timed")
@@ -118,12 +127,14 @@ def consume(kit, broker, row):
     return {"rate": int(found[2]) / (int(found[3]) / 1e3) / 1e9}
 
 
-# What `client one` produces before it times.
+# What `client one` and `client load` produce before they time.
 WARM_UP_RECORDS = 1_000
 
 ROWS = [
     Row("16-partitions", "1 KiB, 64 KiB batches, 16 partitions", "MB/s", bytes_rate, 400_000, 1_024, 16, "3x, 10x",
         disk_bytes=(65_536, 1 << 20)),
+    Row("latency", "the same, produce to acknowledgement with 32 MiB in the client's buffer", "ms", under_load, 400_000,
+        1_024, 16, "-"),
     Row("1000-partitions", "the same over 1,000 partitions", "MB/s", bytes_rate, 300_000, 1_024, 1_000, "3x, 8x"),
     Row("100-bytes", "100 B, 64 KiB batches, 16 partitions", "records/s", record_rate, 2_500_000, 100, 16, "2x, 6x"),
     Row("one-a-batch", "1 KiB, one record a batch, pipelined, 16 partitions", "records/s", record_rate, 12_000, 1_024,

@@ -8,9 +8,6 @@ use streambus_storage::{CleanPolicy, PartitionKey};
 
 use super::Shard;
 
-/// How often all partitions are looked at (Kafka's `log.retention.check.interval.ms` is five minutes;
-/// a look costs about a microsecond here).
-const EVERY: Duration = Duration::from_secs(10);
 /// After this long without a write an idempotent producer is forgotten (`producer.id.expiration.ms`).
 const PRODUCER_EXPIRATION_MS: i64 = 86_400_000;
 
@@ -57,11 +54,11 @@ impl RetentionClock {
 }
 
 impl Shard {
-    /// Applies retention for ever.
-    pub async fn keep_retention(self: Rc<Self>) {
+    /// Applies retention for ever, to all partitions at each look.
+    pub async fn keep_retention(self: Rc<Self>, every: Duration) {
         let mut clock = RetentionClock::new(now(), wall_ms());
         loop {
-            sleep(EVERY).await;
+            sleep(every).await;
             let was_behind = clock.is_behind();
             let now_ms = clock.look(now(), wall_ms());
             if clock.is_behind() && !was_behind {

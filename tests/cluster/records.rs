@@ -1,5 +1,7 @@
 //! Record batches that no broker may take (fault rows 32 and 33), and what the producer is told.
 
+use std::time::{Duration, Instant};
+
 use streambus_client::blocking::{Client, ClientConfig};
 use streambus_proto::messages::{
     CreateTopicsRequest, ListOffsetsRequest, ProduceRequest, create_topics_request as create,
@@ -19,6 +21,9 @@ const INVALID_TIMESTAMP: i16 = 32;
 const UNSUPPORTED_FOR_MESSAGE_FORMAT: i16 = 43;
 const UNSUPPORTED_COMPRESSION_TYPE: i16 = 76;
 const INVALID_RECORD: i16 = 87;
+
+/// More than enough on a busy machine.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What a partition of a produce answer says.
 #[derive(Debug, PartialEq, Eq)]
@@ -90,13 +95,18 @@ fn create(wire: &mut Wire, name: &str, configs: &[(&'static str, &'static str)])
 }
 
 fn log_end(wire: &mut Wire, topic: &str) -> i64 {
+    offset_of(wire, topic, -1)
+}
+
+/// The latest offset for -1, the earliest for -2.
+fn offset_of(wire: &mut Wire, topic: &str, timestamp: i64) -> i64 {
     let request = ListOffsetsRequest {
         replica_id: -1,
         topics: vec![list::ListOffsetsTopic {
             name: topic.into(),
             partitions: vec![list::ListOffsetsPartition {
                 partition_index: 0,
-                timestamp: -1,
+                timestamp,
                 ..list::ListOffsetsPartition::default()
             }]
             .into(),
@@ -338,4 +348,27 @@ fn bombs_are_refused_where_they_are_opened_and_stored_where_they_are_not() {
     assert_eq!(send(&mut wire, "plain", &bomb, PRODUCE).code, 0);
     let mut client = Client::connect(&broker.core.to_string(), ClientConfig::default()).unwrap();
     client.metadata(None).unwrap();
+}
+
+#[test]
+fn retention_looks_as_often_as_it_is_told_to() {
+    // Proves that the interval is the setting's: records of 2023 are gone soon with a short one, and still there by
+    // then with the default, which is Kafka's: tests and backfills write records that are older than retention.ms.
+    let homes = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let often = ("STREAMBUS_TOPICS__RETENTION_CHECK_INTERVAL_MS", "100");
+    let brokers = [
+        Broker::start(homes[0].path(), &[]),
+        Broker::start(homes[1].path(), &[often]),
+    ];
+    let [mut seldom, mut often] = brokers.each_ref().map(|broker| {
+        let mut wire = Wire::connect(broker.core);
+        create(&mut wire, "old", &[]);
+        assert_eq!(send(&mut wire, "old", &honest(), PRODUCE).code, 0);
+        wire
+    });
+    let began = Instant::now();
+    while offset_of(&mut often, "old", -2) != 3 {
+        assert!(began.elapsed() < PATIENCE, "three records of 2023 are kept");
+    }
+    assert_eq!(offset_of(&mut seldom, "old", -2), 0);
 }
