@@ -191,50 +191,6 @@ impl Drop for Place {
     }
 }
 
-/// So many may go at a time; the others wait in line.
-#[derive(Debug)]
-pub struct Permits {
-    free: Cell<usize>,
-    line: Rc<Line>,
-    /// Rung for the first in line.
-    freed: Notify,
-}
-
-impl Permits {
-    /// For so many at a time.
-    pub fn new(count: usize) -> Rc<Permits> {
-        Rc::new(Permits {
-            free: Cell::new(count),
-            line: Rc::default(),
-            freed: Notify::new(),
-        })
-    }
-
-    /// Takes one, after those who asked before.
-    pub async fn take(self: &Rc<Permits>) -> Permit {
-        if self.free.get() == 0 || !self.line.is_empty() {
-            let place = self.line.join();
-            place.first().await;
-            while self.free.get() == 0 {
-                self.freed.notified().await;
-            }
-        }
-        self.free.set(self.free.get() - 1);
-        Permit(Rc::clone(self))
-    }
-}
-
-/// See [`Permits`]. Dropping it gives it back.
-#[derive(Debug)]
-pub struct Permit(Rc<Permits>);
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.0.free.set(self.0.free.get() + 1);
-        self.0.freed.notify_one();
-    }
-}
-
 /// A place for one value that one task waits for.
 #[derive(Debug)]
 pub struct Slot<T> {
@@ -317,32 +273,6 @@ mod tests {
         assert!(poll(pin!(third.first())));
         drop(third);
         assert!(line.is_empty());
-    }
-
-    #[test]
-    fn permits_are_taken_in_order_and_never_more_than_there_are() {
-        // Proves that no more than two go at a time, that one given back is the first's in line even when somebody
-        // new asks before it has looked, and that one who left the line takes none with it.
-        fn ready(future: Pin<&mut impl Future<Output = Permit>>) -> Option<Permit> {
-            match future.poll(&mut Context::from_waker(Waker::noop())) {
-                Poll::Ready(permit) => Some(permit),
-                Poll::Pending => None,
-            }
-        }
-        let permits = Permits::new(2);
-        let first = ready(pin!(permits.take())).expect("two are free");
-        let second = ready(pin!(permits.take())).expect("one is free");
-        let mut leaves = Box::pin(permits.take());
-        let mut waits = pin!(permits.take());
-        assert!(ready(leaves.as_mut()).is_none() && ready(waits.as_mut()).is_none());
-        drop(leaves);
-        drop(first);
-        let mut late = pin!(permits.take());
-        assert!(ready(late.as_mut()).is_none(), "somebody stands before it");
-        let third = ready(waits.as_mut()).expect("the first in line goes");
-        assert!(ready(late.as_mut()).is_none(), "two have gone");
-        drop((second, third));
-        assert!(ready(late.as_mut()).is_some());
     }
 
     #[test]

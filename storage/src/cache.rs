@@ -5,8 +5,9 @@
 //! those who wait for it; several that want the same run wait for one read. A reader that goes on
 //! where an earlier read ended gets the next run read before it asks.
 //!
-//! Few runs are read at a time, however many readers there are: a commit stands behind what is in
-//! the disk's queue already.
+//! One run is read at a time, however many readers there are: a commit stands behind what is in the
+//! disk's queue already. With two it waits more than twice as long, and hardly more is read
+//! (perf/README.md).
 //!
 //! Bounded in bytes; what stays is decided by [`Policy`], so that one reader of a long backlog
 //! evicts neither what others read again and again nor anything in memtables.
@@ -18,7 +19,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::rc::Rc;
 
-use streambus_shards::sync::{Notify, Permits};
+use streambus_shards::sync::{Line, Notify};
 use streambus_shards::{BLOCK_BYTES, Buf, Queue, spawn_in};
 
 use self::policy::Policy;
@@ -30,9 +31,6 @@ use crate::table::reader::Table;
 const READS_REMEMBERED_MAX: usize = 256;
 /// At least this much is read ahead: a read of the size that consumers ask for by default.
 const READ_AHEAD_BYTES_MIN: u64 = 1 << 20;
-/// Runs of a lane that are read at a time: with two, commits wait twice as long, and nothing is read
-/// faster (perf/README.md).
-const LOADS_AT_ONCE_MAX: usize = 1;
 /// Runs that begin before a position and may hold it: they seldom overlap at all.
 const OVERLAPS_MAX: usize = 4;
 
@@ -78,7 +76,8 @@ struct Runs {
 pub(crate) struct BlockCache {
     bytes_max: usize,
     runs: RefCell<Runs>,
-    loads: Rc<Permits>,
+    /// Runs that are to be read, in the order in which they were asked for.
+    line: Rc<Line>,
 }
 
 impl BlockCache {
@@ -92,7 +91,7 @@ impl BlockCache {
         BlockCache {
             bytes_max,
             runs: RefCell::new(runs),
-            loads: Permits::new(LOADS_AT_ONCE_MAX),
+            line: Rc::default(),
         }
     }
 
@@ -175,10 +174,11 @@ impl BlockCache {
             .borrow_mut()
             .insert(key, &blocks, &loading, self.bytes_max);
         let (this, table, handle) = (Rc::clone(self), Rc::clone(table), Rc::clone(&loading));
+        let place = self.line.join();
         let load = async move {
-            let permit = this.loads.take().await;
+            place.first().await;
             let read = table.read_blocks(blocks).await;
-            drop(permit);
+            drop(place);
             match read {
                 Ok(bytes) => {
                     this.runs.borrow_mut().counts.read_bytes += bytes.len() as u64;
