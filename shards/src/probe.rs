@@ -31,14 +31,17 @@ pub enum UringRefused {
 /// # Errors
 /// [`UringRefused`], with the remedy.
 pub fn io_uring() -> Result<(), UringRefused> {
-    match IoUring::new(8) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(match error.raw_os_error() {
+    IoUring::new(8).map(drop).map_err(UringRefused::from)
+}
+
+impl From<io::Error> for UringRefused {
+    fn from(error: io::Error) -> UringRefused {
+        match error.raw_os_error() {
             Some(libc::EPERM | libc::EACCES) => UringRefused::Forbidden(error),
             Some(libc::ENOSYS) => UringRefused::Missing(error),
-            Some(libc::ENOMEM) => UringRefused::Memlock(error, limit(libc::RLIMIT_MEMLOCK)),
+            Some(libc::ENOMEM) => UringRefused::Memlock(error, memlock_bytes()),
             _ => UringRefused::Other(error),
-        }),
+        }
     }
 }
 

@@ -27,27 +27,18 @@ const TRY_EVERY: Duration = Duration::from_millis(50);
 /// privileged processes and old kernels count otherwise.
 ///
 /// # Errors
-/// [`UringRefused::Memlock`].
+/// [`UringRefused`], of which [`UringRefused::Memlock`] is what this looks for.
 pub fn try_ring_memory(cores: usize) -> Result<(), UringRefused> {
-    let limit = memlock_bytes();
-    if limit < MEMLOCK_BYTES_MIN {
-        let error = io::Error::from_raw_os_error(libc::ENOMEM);
-        return Err(UringRefused::Memlock(error, limit));
+    if memlock_bytes() < MEMLOCK_BYTES_MIN {
+        return Err(io::Error::from_raw_os_error(libc::ENOMEM).into());
     }
-    let refused = |error| {
-        if is_of_memory(&error) {
-            UringRefused::Memlock(error, limit)
-        } else {
-            UringRefused::Other(error)
-        }
-    };
     // glommio looks once whether it may make rings, and remembers a no: have it look while there is room.
-    drop(executor(&Placement::Unbound, Duration::ZERO).map_err(refused)?);
+    drop(executor(&Placement::Unbound, Duration::ZERO)?);
     let mut rings = Vec::new();
     for _ in 0..cores * RINGS_PER_CORE {
         match patiently(|| IoUring::new(RING_ENTRIES)) {
             Ok(ring) => rings.push(ring),
-            Err(error) if is_of_memory(&error) => return Err(refused(error)),
+            Err(error) if is_of_memory(&error) => return Err(error.into()),
             // Whoever needs that ring will tell.
             Err(_) => break,
         }
