@@ -60,7 +60,7 @@ section! {
         retention_ms: i64 = 604_800_000, in -1..=i64::MAX;
         /// How many bytes of a partition are kept; -1 all.
         retention_bytes: i64 = -1, in -1..=i64::MAX;
-        /// How often retention is enforced.
+        /// How often `retention.ms` is enforced; `retention.bytes` is every ten seconds.
         retention_check_interval_ms: u64 = 300_000, in 100..=86_400_000;
         /// Accepted for Kafka's sake and shown to clients: tables take the place of segments.
         segment_bytes: i32 = 1_073_741_824, in 1_048_576..=i32::MAX;

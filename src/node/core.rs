@@ -40,8 +40,8 @@ pub async fn run_core(start: Arc<Start>, context: CoreContext<Op, Reply>) -> Res
     let metrics = Rc::new(CoreMetrics::new(&start.around.registry, core));
     let shard = Shard::new(context.mesh, image, lanes, controller.clone(), metrics);
     spawn(Rc::clone(&shard).serve_mesh()).detach();
-    let retention_every = Duration::from_millis(start.config.topics.retention_check_interval_ms);
-    let retention = Rc::clone(&shard).keep_retention(retention_every);
+    let ages_every = Duration::from_millis(start.config.topics.retention_check_interval_ms);
+    let retention = Rc::clone(&shard).keep_retention(ages_every);
     spawn_in(Queue::Background, retention).detach();
     let min_free_bytes = start.config.storage.min_free_bytes;
     spawn(shard.watch_space(directory, min_free_bytes)).detach();

@@ -8,6 +8,9 @@ use streambus_storage::{CleanPolicy, PartitionKey};
 
 use super::Shard;
 
+/// How often all partitions are looked at, for what goes by size or by key: a look costs about a microsecond, and what a
+/// fast producer writes within minutes may be as much as a disk.
+const EVERY: Duration = Duration::from_secs(10);
 /// After this long without a write an idempotent producer is forgotten (`producer.id.expiration.ms`).
 const PRODUCER_EXPIRATION_MS: i64 = 86_400_000;
 
@@ -54,11 +57,13 @@ impl RetentionClock {
 }
 
 impl Shard {
-    /// Applies retention for ever, to all partitions at each look.
-    pub async fn keep_retention(self: Rc<Self>, every: Duration) {
+    /// Applies retention for ever. By age records go so often only: some are old when they come, and are to be read
+    /// before they go (Kafka's `log.retention.check.interval.ms`).
+    pub async fn keep_retention(self: Rc<Self>, ages_every: Duration) {
         let mut clock = RetentionClock::new(now(), wall_ms());
+        let mut aged = now();
         loop {
-            sleep(every).await;
+            sleep(EVERY.min(ages_every)).await;
             let was_behind = clock.is_behind();
             let now_ms = clock.look(now(), wall_ms());
             if clock.is_behind() && !was_behind {
@@ -68,16 +73,20 @@ impl Shard {
                     "the wall clock jumped ahead: retention follows it at twice the speed of time; set the clock right, or restart to have it believed"
                 );
             }
+            let by_age = now().since(aged) >= ages_every;
+            if by_age {
+                aged = now();
+            }
             let keys: Vec<PartitionKey> = self.partitions.borrow().keys().copied().collect();
             for key in keys {
-                self.retain(key, now_ms);
+                self.retain(key, now_ms, by_age);
                 yield_if_needed().await;
             }
         }
     }
 
-    /// Applies the retention of one partition's topic.
-    fn retain(&self, key: PartitionKey, now_ms: i64) {
+    /// Applies the retention of one partition's topic, that by age if it is due.
+    fn retain(&self, key: PartitionKey, now_ms: i64, by_age: bool) {
         let mut partitions = self.partitions.borrow_mut();
         let Some(led) = partitions.get_mut(&key) else {
             return;
@@ -100,6 +109,7 @@ impl Shard {
         }
         // Negative means no limit.
         let limit_ms = u64::try_from(led.settings.retention_ms).ok();
+        let limit_ms = limit_ms.filter(|_| by_age);
         let limit_bytes = u64::try_from(led.settings.retention_bytes).ok();
         if let Some(start) = led
             .lane

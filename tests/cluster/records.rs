@@ -351,9 +351,9 @@ fn bombs_are_refused_where_they_are_opened_and_stored_where_they_are_not() {
 }
 
 #[test]
-fn retention_looks_as_often_as_it_is_told_to() {
-    // Proves that the interval is the setting's: records of 2023 are gone soon with a short one, and still there by
-    // then with the default, which is Kafka's: tests and backfills write records that are older than retention.ms.
+fn records_go_by_age_as_often_as_is_set_and_by_size_soon() {
+    // Proves that records of 2023 are gone soon where retention.ms is looked after often, and still there with the
+    // default, which is Kafka's, when retention.bytes has been looked after: tests and backfills write old records.
     let homes = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let often = ("STREAMBUS_TOPICS__RETENTION_CHECK_INTERVAL_MS", "100");
     let brokers = [
@@ -363,12 +363,17 @@ fn retention_looks_as_often_as_it_is_told_to() {
     let [mut seldom, mut often] = brokers.each_ref().map(|broker| {
         let mut wire = Wire::connect(broker.core);
         create(&mut wire, "old", &[]);
-        assert_eq!(send(&mut wire, "old", &honest(), PRODUCE).code, 0);
+        create(&mut wire, "small", &[("retention.bytes", "1")]);
+        for topic in ["old", "small", "small"] {
+            assert_eq!(send(&mut wire, topic, &honest(), PRODUCE).code, 0);
+        }
         wire
     });
-    let began = Instant::now();
-    while offset_of(&mut often, "old", -2) != 3 {
-        assert!(began.elapsed() < PATIENCE, "three records of 2023 are kept");
+    for (wire, topic) in [(&mut often, "old"), (&mut seldom, "small")] {
+        let began = Instant::now();
+        while offset_of(wire, topic, -2) != 3 {
+            assert!(began.elapsed() < PATIENCE, "{topic} is kept as it is");
+        }
     }
     assert_eq!(offset_of(&mut seldom, "old", -2), 0);
 }
