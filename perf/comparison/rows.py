@@ -133,9 +133,9 @@ WARM_UP_RECORDS = 1_000
 ROWS = [
     Row("16-partitions", "1 KiB, 64 KiB batches, 16 partitions", "MB/s", bytes_rate, 400_000, 1_024, 16, "3x, 10x",
         disk_bytes=(65_536, 1 << 20)),
-    Row("latency", "the same, produce to acknowledgement with 32 MiB in the client's buffer", "ms", under_load, 400_000,
-        1_024, 16, "-"),
     Row("1000-partitions", "the same over 1,000 partitions", "MB/s", bytes_rate, 300_000, 1_024, 1_000, "3x, 8x"),
+    Row("latency", "1 KiB over 16 partitions, produce to acknowledgement with 32 MiB in the client's buffer", "ms", under_load,
+        400_000, 1_024, 16, "-"),
     Row("100-bytes", "100 B, 64 KiB batches, 16 partitions", "records/s", record_rate, 2_500_000, 100, 16, "2x, 6x"),
     Row("one-a-batch", "1 KiB, one record a batch, pipelined, 16 partitions", "records/s", record_rate, 12_000, 1_024,
         16, "4x, 20x", batch=("batch.num.messages=1", "linger.ms=0"), disk_bytes=(4_096,)),
