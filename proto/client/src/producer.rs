@@ -150,7 +150,8 @@ struct Batch {
     record_count: i32,
     buffered_bytes: usize,
     created_ms: u64,
-    in_flight: bool,
+    /// Whom it was sent to, while the answer is awaited.
+    in_flight: Option<BrokerId>,
     sendings: u32,
     /// A sending ended without an answer.
     maybe_stored: bool,
@@ -291,7 +292,8 @@ impl Producer {
 
     /// Hands out what is to be sent now: full batches, those that waited `linger_ms`, retries
     /// after their pause; with `flush` all. Each is in flight until [`Producer::finished`].
-    /// `leader` says who leads a partition; batches of a partition without one stay.
+    /// `leader` says who leads a partition; batches of a partition without one stay, and so do those of
+    /// one with a new leader while the earlier one has not answered.
     pub fn take_ready(
         &mut self,
         mut leader: impl FnMut(&TopicPartition) -> Option<BrokerId>,
@@ -312,12 +314,20 @@ impl Producer {
             let Some(broker) = leader(partition) else {
                 continue;
             };
+            // To another leader a batch would overtake those that are still under way to the one before.
+            if queue.in_flight_to().is_some_and(|other| other != broker) {
+                continue;
+            }
             for _ in 0..due {
-                let Some(batch) = queue.batches.iter_mut().find(|batch| !batch.in_flight) else {
+                let Some(batch) = queue
+                    .batches
+                    .iter_mut()
+                    .find(|batch| batch.in_flight.is_none())
+                else {
                     break;
                 };
                 let bytes = batch.seal(identity, &mut queue.next_sequence);
-                batch.in_flight = true;
+                batch.in_flight = Some(broker);
                 batch.sendings += 1;
                 self.in_flight += 1;
                 sends.push(ToSend {
@@ -339,9 +349,7 @@ impl Producer {
         let queue = self.queues.get_mut(&partition)?;
         let place = queue.batches.iter().position(|batch| batch.id == id)?;
         let batch = queue.batches.get_mut(place)?;
-        if !std::mem::take(&mut batch.in_flight) {
-            return None;
-        }
+        batch.in_flight.take()?;
         self.in_flight -= 1;
         let retry = match outcome {
             BatchResult::Stored(offset) => return self.end(&partition, place, Ok(offset)),
@@ -389,7 +397,7 @@ impl Producer {
         let mut expired = Vec::new();
         for (partition, queue) in &self.queues {
             for batch in &queue.batches {
-                if !batch.in_flight && now_ms.saturating_sub(batch.created_ms) >= timeout {
+                if batch.in_flight.is_none() && now_ms.saturating_sub(batch.created_ms) >= timeout {
                     expired.push((partition.clone(), batch.id));
                 }
             }
@@ -421,7 +429,10 @@ impl Producer {
     /// before; `None` if nothing waits.
     pub fn wake_at_ms(&self) -> Option<u64> {
         let waiting = self.queues.values().filter_map(|queue| {
-            let batch = queue.batches.iter().find(|batch| !batch.in_flight)?;
+            let batch = queue
+                .batches
+                .iter()
+                .find(|batch| batch.in_flight.is_none())?;
             let due = match batch.content {
                 Content::Open(_) => batch.created_ms + self.config.linger_ms,
                 Content::Closed(_) | Content::Sealed(_) => 0,
@@ -481,6 +492,11 @@ impl Queue {
         }
     }
 
+    /// The broker that has yet to answer: one at a time.
+    fn in_flight_to(&self) -> Option<BrokerId> {
+        self.batches.iter().find_map(|batch| batch.in_flight)
+    }
+
     /// How many of the batches that are not in flight may go now.
     fn due(&mut self, config: ProducerConfig, flush: bool, now_ms: u64) -> usize {
         if now_ms < self.paused_until_ms {
@@ -491,12 +507,16 @@ impl Queue {
         {
             last.close();
         }
-        let in_flight = self.batches.iter().filter(|batch| batch.in_flight).count();
+        let in_flight = self
+            .batches
+            .iter()
+            .filter(|batch| batch.in_flight.is_some())
+            .count();
         // A batch that failed once goes alone, so that none passes it.
         let retrying = self
             .batches
             .iter()
-            .any(|batch| batch.sendings > u32::from(batch.in_flight));
+            .any(|batch| batch.sendings > u32::from(batch.in_flight.is_some()));
         if retrying {
             return usize::from(in_flight == 0);
         }
@@ -513,14 +533,14 @@ impl Batch {
             record_count: 0,
             buffered_bytes: 0,
             created_ms: now_ms,
-            in_flight: false,
+            in_flight: None,
             sendings: 0,
             maybe_stored: false,
         }
     }
 
     fn is_ready(&self) -> bool {
-        !self.in_flight && !matches!(self.content, Content::Open(_))
+        self.in_flight.is_none() && !matches!(self.content, Content::Open(_))
     }
 
     fn close(&mut self) {

@@ -282,6 +282,26 @@ fn without_a_leader_nothing_is_sent_and_nothing_is_lost() {
 }
 
 #[test]
+fn a_new_leader_gets_nothing_before_the_one_before_has_answered() {
+    // Proves that batches do not overtake those that are under way to an earlier leader, and that they go to
+    // the new one once all of those have ended.
+    let (mut producer, sends) = three_in_flight(config());
+    append(&mut producer, &[b'x'; 120], 20);
+    let elsewhere = BrokerId(LEADER.0 + 1);
+    for sent in sends {
+        assert!(
+            producer
+                .take_ready(|_| Some(elsewhere), false, 30)
+                .is_empty()
+        );
+        producer.finished(sent.batch, BatchResult::Stored(None), 30);
+    }
+    let sends = producer.take_ready(|_| Some(elsewhere), false, 30);
+    assert_eq!(sends.len(), 1);
+    assert_eq!(sends[0].broker, elsewhere);
+}
+
+#[test]
 fn stale_answers_are_ignored() {
     // An answer for a batch that ended, or was not sent again yet, changes nothing.
     let (mut producer, sends) = three_in_flight(config());
