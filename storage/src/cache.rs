@@ -52,7 +52,7 @@ type RunKey = (u64, u64);
 struct Run {
     blocks: Range<u64>,
     loading: Rc<Loading>,
-    /// Where its last use began. One that begins before it is another reader's, or the same
+    /// Where its last use began. One that begins there or before is another reader's, or the same
     /// one's second time; one that goes on is the same pass over it.
     last_use: Option<u64>,
 }
@@ -109,16 +109,14 @@ impl BlockCache {
         table: &Rc<Table>,
         range: Range<u64>,
     ) -> Result<Buf, StorageError> {
-        let found = self.runs.borrow_mut().use_covering(table.id(), &range);
+        let found = self.runs.borrow().loading(table.id(), &range);
         let (loading, start) = if let Some(found) = found {
             self.runs.borrow_mut().counts.hits += 1;
             found
         } else {
             self.runs.borrow_mut().counts.misses += 1;
             let blocks = table.blocks_of(&range);
-            let loading = self.load(table, blocks.clone());
-            self.runs.borrow_mut().use_covering(table.id(), &range);
-            (loading, blocks.start)
+            (self.load(table, blocks.clone()), blocks.start)
         };
         while !loading.done.get() {
             loading.done_wake.notified().await;
@@ -135,16 +133,23 @@ impl BlockCache {
         Ok(bytes.slice(within(&range, start)))
     }
 
+    /// Notes that something which begins at `start` was of use to whoever fetched it: what was is kept longer.
+    pub(crate) fn used(&self, table: &Table, start: u64) {
+        let mut runs = self.runs.borrow_mut();
+        runs.note_use(table.id(), start);
+    }
+
     /// Notes what was read of a part, and reads on if it is sequential.
     pub(crate) fn note(self: &Rc<Self>, table: &Rc<Table>, part: &Range<u64>, read: &Range<u64>) {
         assert!(
             read.end <= part.end && read.start >= part.start,
             "read outside of its part"
         );
-        let sequential = self
-            .runs
-            .borrow_mut()
-            .note_read(table.id(), read, part.start);
+        let sequential = {
+            let mut runs = self.runs.borrow_mut();
+            runs.note_use(table.id(), read.start);
+            runs.note_read(table.id(), read, part.start)
+        };
         let length = (read.end - read.start).max(READ_AHEAD_BYTES_MIN);
         let next = read.end..part.end.min(table.block_start(read.end) + length);
         if !sequential || next.is_empty() || self.bytes_max == 0 {
@@ -208,17 +213,23 @@ impl Runs {
             .map(|(key, _)| *key)
     }
 
-    /// The same, and notes the use.
-    fn use_covering(&mut self, table: u64, range: &Range<u64>) -> Option<(Rc<Loading>, u64)> {
+    /// Its bytes, which may be on their way, and where they begin.
+    fn loading(&self, table: u64, range: &Range<u64>) -> Option<(Rc<Loading>, u64)> {
         let key = self.covering(table, range)?;
+        let run = self.by_place.get(&key)?;
+        Some((Rc::clone(&run.loading), run.blocks.start))
+    }
+
+    /// Notes that what begins at `start` was used.
+    fn note_use(&mut self, table: u64, start: u64) {
+        let Some(key) = self.covering(table, &(start..start + 1)) else {
+            return;
+        };
         let run = self.by_place.get_mut(&key).expect("just found");
-        let another_pass = run.last_use.is_none_or(|last| range.start < last);
-        run.last_use = Some(range.start);
-        let found = (Rc::clone(&run.loading), run.blocks.start);
-        if another_pass {
+        if run.last_use.is_none_or(|last| start <= last) {
             self.policy.used(&key);
         }
-        Some(found)
+        run.last_use = Some(start);
     }
 
     /// Remembers where the read ended; says whether it went on where another had ended, or began

@@ -106,7 +106,9 @@ impl Lane {
         let mut hit = None;
         for segment in &segments {
             let segment = range.part().segment_range(*segment);
+            let start = segment.start;
             let bytes = self.cache.fetch(&range.table, segment).await?;
+            self.cache.used(&range.table, start);
             hit = lookup.newest_in_segment(&bytes).await?;
             if hit.is_some() {
                 break;
@@ -132,10 +134,10 @@ impl Lane {
         for filter in part.filters.iter().rev() {
             // What lies behind a filter and before the next one is in none.
             found.extend((filter.first_segment + filter.segments..end).rev());
-            let page = self
-                .cache
-                .fetch(&range.table, filter.page_range(key))
-                .await?;
+            let page = filter.page_range(key);
+            let start = page.start;
+            let page = self.cache.fetch(&range.table, page).await?;
+            self.cache.used(&range.table, start);
             found.extend(filter.segments_with(key, &page));
             end = filter.first_segment;
         }

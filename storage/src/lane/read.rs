@@ -199,6 +199,7 @@ impl Lane {
             }
             let stride = entry.position..part.stride_end(at);
             let bytes = self.cache.fetch(&range.table, stride).await?;
+            self.cache.used(&range.table, entry.position);
             let mut position = 0;
             while let Some(info) = bytes.get(position..).and_then(BatchInfo::read) {
                 let end = (position + info.bytes).min(bytes.len());

@@ -57,7 +57,8 @@ fn a_reader_of_a_long_backlog_evicts_nobody() {
     run_alone(async {
         let (lane, _, _) = started(dir.path(), caching()).await;
         filled(&lane).await;
-        for _ in 0..3 {
+        let runs = lagging_reader(&lane).await;
+        for _ in 0..2 {
             lagging_reader(&lane).await;
         }
         let mut from = Offset(0);
@@ -73,8 +74,12 @@ fn a_reader_of_a_long_backlog_evicts_nobody() {
             assert!(lane.stats().cache_bytes <= CACHE_BYTES as u64);
         }
         assert!(passes > 10, "{passes} passes");
-        // What was cached once may be on its way to the main queue when the scan begins.
-        assert!(missed <= 12, "{missed} misses in {passes} passes");
+        // Each run may be on its way to the main queue when the scan begins, and go once. Some of them take
+        // one read in a pass, so that it begins where the one of the pass before did.
+        assert!(
+            missed <= runs,
+            "{missed} misses of {runs} runs in {passes} passes"
+        );
         let missed = lane.stats().cache_misses - begun.cache_misses - missed;
         assert!(missed < reads / 4, "{missed} of {reads} reads went to disk");
         lane.close().await.unwrap();
