@@ -159,6 +159,8 @@ pub struct StorageMetrics {
     pub cache_hits: Counter,
     /// Cold reads that had to read the disk.
     pub cache_misses: Counter,
+    /// Flushed memtables in memory.
+    pub memtables_kept_bytes: Gauge,
     /// Table data in the block cache.
     pub cache_bytes: Gauge,
     /// Tables on disk.
@@ -213,6 +215,7 @@ impl StorageMetrics {
             disk_free_bytes: gauge(families::DISK_FREE_BYTES),
             cache_hits: counter(families::CACHE_HITS),
             cache_misses: counter(families::CACHE_MISSES),
+            memtables_kept_bytes: gauge(families::MEMTABLES_KEPT_BYTES),
             cache_bytes: gauge(families::CACHE_BYTES),
             tables: gauge(families::TABLES),
             merges: counter(families::MERGES),

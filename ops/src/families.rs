@@ -95,6 +95,8 @@ families! {
         "Cold reads served from the block cache.";
     CACHE_MISSES = "streambus_cache_misses_total", Kind::Counter,
         "Cold reads that had to read the disk.";
+    MEMTABLES_KEPT_BYTES = "streambus_memtables_kept_bytes", Kind::Gauge,
+        "Bytes of memory that flushed in-memory tables hold, for consumers that are a little behind.";
     CACHE_BYTES = "streambus_cache_bytes", Kind::Gauge,
         "Bytes of table data in the block cache.";
     DISK_FREE_BYTES = "streambus_disk_free_bytes", Kind::Gauge,

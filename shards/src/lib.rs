@@ -11,7 +11,7 @@
 //! | [`Listener`], [`Stream`] | TCP |
 //! | [`Mesh`], [`CoreId`] | requests and replies between cores |
 //! | [`run_node`], [`run_alone`] | starting executors |
-//! | [`probe`], [`try_ring_memory`] | what the machine allows |
+//! | [`probe`], [`try_ring_memory`], [`memory_bytes`] | what the machine allows |
 //! | [`planted`] | bugs on purpose, for the proof of the simulator's checkers |
 //! | `sim` | the simulated world, under the feature of that name |
 //!
@@ -30,6 +30,7 @@ pub mod buffer;
 mod dir_lock;
 pub mod disk;
 mod heartbeat;
+mod memory;
 mod mesh;
 mod net;
 mod node;
@@ -52,6 +53,7 @@ mod uring;
 pub use buffer::{BLOCK_BYTES, Buf, BufMut};
 pub use dir_lock::{DirLock, LockError};
 pub use disk::{DiskError, File, OpenOptions};
+pub use memory::memory_bytes;
 pub use mesh::{CoreId, Mesh, MeshSeed, Stopped, mesh_seeds};
 pub use net::{BoundAddress, Listener, Stream, check_free};
 pub use node::{

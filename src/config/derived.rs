@@ -17,7 +17,20 @@ impl NodeConfig {
     }
 }
 
+/// Of the memory there is, lanes keep no more than one in so many bytes for flushed memtables by default:
+/// the rest is for what is not flushed, for connections, and for whatever else runs there.
+const KEPT_SHARE: u64 = 8;
+const KEPT_BYTES_MAX: u64 = 4 << 30;
+
 impl StorageConfig {
+    /// Settles what depends on the memory that there is, where it is not set.
+    pub fn settle(&mut self, lanes: u16, memory_bytes: impl FnOnce() -> u64) {
+        self.memtables_kept_bytes.get_or_insert_with(|| {
+            let share = memory_bytes() / KEPT_SHARE / u64::from(lanes.max(1));
+            usize::try_from(share.min(KEPT_BYTES_MAX)).unwrap_or(0)
+        });
+    }
+
     /// What each lane is opened with.
     pub fn lane(&self) -> LaneConfig {
         LaneConfig {
@@ -25,6 +38,7 @@ impl StorageConfig {
             wal_files_max: self.wal_files_max as u64,
             memtable_bytes: self.memtable_bytes,
             memtables_frozen_max: self.memtables_frozen_max,
+            memtables_kept_bytes: self.memtables_kept_bytes.unwrap_or(0),
             block_bytes: self.block_bytes,
             cache_bytes: self.cache_bytes,
             commit_bytes_max: self.commit_bytes_max,

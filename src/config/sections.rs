@@ -100,6 +100,9 @@ section! {
         memtable_bytes: usize = 64 << 20, in 1 << 20..=4 << 30;
         /// How many frozen in-memory tables may wait for their flush before produce requests wait.
         memtables_frozen_max: usize = 2, in 1..=64;
+        /// Memory for in-memory tables that were flushed: consumers that are a little behind read it and not
+        /// the disk. When unset, this node's lanes share an eighth of the memory there is, each at most 4 GiB.
+        memtables_kept_bytes: Option<usize> = None, in IfSet(0..=1 << 40);
         /// The most bytes one commit (one sync) carries.
         commit_bytes_max: usize = 4 << 20, in 128 << 10..=256 << 20;
         /// The size of one block of a table: the unit of its index and of its checksums.

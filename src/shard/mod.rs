@@ -328,6 +328,9 @@ impl Shard {
             .set(gauge(sum(|lane| lane.table_bytes + lane.wal_bytes)));
         storage.cache_hits.absolute(sum(|lane| lane.cache_hits));
         storage.cache_misses.absolute(sum(|lane| lane.cache_misses));
+        storage
+            .memtables_kept_bytes
+            .set(gauge(sum(|lane| lane.memtables_kept_bytes)));
         storage.cache_bytes.set(gauge(sum(|lane| lane.cache_bytes)));
         storage.tables.set(gauge(sum(|lane| lane.tables)));
         storage.merges.absolute(sum(|lane| lane.merges));

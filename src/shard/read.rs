@@ -186,7 +186,7 @@ impl Shard {
             EARLIEST | EARLIEST_LOCAL => return Ok(at(log_start)),
             LATEST_TIERED => return Ok(none),
             MAX_TIMESTAMP => match lane.max_timestamp(item.key) {
-                Some((largest, _)) => largest,
+                Some(largest) => largest,
                 None => return Ok(none),
             },
             time if time >= 0 => time,

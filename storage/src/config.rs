@@ -18,7 +18,7 @@ pub enum SyncMode {
 /// Settings of a lane, with the arithmetic of its memory and disk beside the defaults.
 ///
 /// Memory: at most `memtables_frozen_max` + 2 memtables of `memtable_bytes` (one that fills, one
-/// that overfills while it waits to be frozen), plus `cache_bytes`, plus 256 KiB for each
+/// that overfills while it waits to be frozen), plus `memtables_kept_bytes`, plus `cache_bytes`, plus 256 KiB for each
 /// table of a merge and 2 MiB for its output, plus at most 48 MiB for keys and filters while a table of
 /// compacted partitions is written, plus what readers still hold. WAL on disk: at most `wal_files_max` × `wal_file_bytes`.
 #[derive(Debug, Clone)]
@@ -33,6 +33,9 @@ pub struct LaneConfig {
     pub memtable_bytes: usize,
     /// Frozen memtables that wait for the flusher; appends wait when they are this many.
     pub memtables_frozen_max: usize,
+    /// Memory for memtables that are flushed: what was written last is read from there, and not from
+    /// tables. 0 for none, as by default: only the lane's owner knows how much memory there is.
+    pub memtables_kept_bytes: usize,
     /// Bytes of a table's checksummed blocks: the unit of reading and verifying.
     pub block_bytes: usize,
     /// Partition data between two entries of a table's index.
@@ -74,6 +77,7 @@ impl Default for LaneConfig {
             wal_files_spare_max: 2,
             memtable_bytes: 64 << 20,
             memtables_frozen_max: 2,
+            memtables_kept_bytes: 0,
             block_bytes: 64 << 10,
             index_stride_bytes: 32 << 10,
             hot_table_bytes: 8 << 20,

@@ -279,6 +279,7 @@ impl Lane {
         LaneStats {
             memtable_bytes: held as u64,
             memtables_frozen: state.frozen.len() as u64,
+            memtables_kept_bytes: state.kept_bytes as u64,
             tables: state.tables.len() as u64,
             table_bytes: state
                 .tables

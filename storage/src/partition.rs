@@ -40,7 +40,7 @@ impl TableRange {
 /// A partition's state. Lives on the lane's core.
 ///
 /// Order: `log_start ≤ log_end`, `durable_end ≤ log_end`; `ranges` ascend and end before the
-/// first batch in `mem`; `epochs` ascend in both fields.
+/// first batch in `mem` that is not flushed; `epochs` ascend in both fields.
 #[derive(Debug)]
 pub(crate) struct Partition {
     pub(crate) key: PartitionKey,
@@ -156,14 +156,14 @@ impl Partition {
         dropped
     }
 
-    /// Adds what was flushed; the same batches leave memory.
+    /// Adds what was flushed; the same batches may leave memory from now on.
     pub(crate) fn install(&mut self, range: TableRange) {
         let after_last = self
             .ranges
             .last()
             .is_none_or(|last| last.end <= range.start);
         assert!(after_last, "table ranges out of order");
-        self.mem.drop_below(range.end);
+        self.mem.flushed_below(range.end);
         self.ranges.push(range);
     }
 

@@ -57,8 +57,10 @@ pub struct LaneStats {
     pub damage_found: u64,
     /// Places that are known to be damaged now.
     pub damaged: u64,
-    /// Memory that memtables hold now.
+    /// Memory that memtables hold now which are not flushed.
     pub memtable_bytes: u64,
+    /// Memory that flushed memtables hold now.
+    pub memtables_kept_bytes: u64,
     /// Memtables that wait to be flushed now.
     pub memtables_frozen: u64,
     /// Tables now.

@@ -155,6 +155,7 @@ fn damage_under_a_running_broker_is_told_and_costs_only_its_own_bytes() {
         ("STREAMBUS_STORAGE__MEMTABLE_BYTES", "1048576"),
         ("STREAMBUS_STORAGE__WAL_FILE_BYTES", "4194304"),
         ("STREAMBUS_STORAGE__CACHE_BYTES", "0"),
+        ("STREAMBUS_STORAGE__MEMTABLES_KEPT_BYTES", "0"),
         ("STREAMBUS_STORAGE__SCRUB_BYTES_PER_SECOND", "268435456"),
         ("STREAMBUS_STORAGE__SCRUB_INTERVAL_MS", "1000"),
     ];

@@ -68,6 +68,7 @@ pub fn small_config(address: IpAddr, id: u32) -> Config {
     config.storage.block_bytes = 8 << 10;
     config.storage.min_free_bytes = 16 << 20;
     config.storage.cache_bytes = 1 << 20;
+    config.storage.memtables_kept_bytes = Some(512 << 10);
     config.topics.retention_check_interval_ms = 10_000;
     config
 }

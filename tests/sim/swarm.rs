@@ -21,6 +21,8 @@ pub(crate) struct NodeMix {
     pub(crate) wal_file_bytes: u64,
     /// Bytes at which a memtable is flushed.
     pub(crate) memtable_bytes: usize,
+    /// Bytes of memtables that stay in memory when they are flushed.
+    pub(crate) memtables_kept_bytes: usize,
     /// Bytes of a commit, at most.
     pub(crate) commit_bytes_max: usize,
     /// Bytes of a table's block.
@@ -37,6 +39,7 @@ impl NodeMix {
         config.data.lanes = self.lanes;
         config.storage.wal_file_bytes = self.wal_file_bytes;
         config.storage.memtable_bytes = self.memtable_bytes;
+        config.storage.memtables_kept_bytes = Some(self.memtables_kept_bytes);
         config.storage.commit_bytes_max = self.commit_bytes_max;
         config.storage.block_bytes = self.block_bytes;
         config.storage.min_free_bytes = MIN_FREE_BYTES;
@@ -192,7 +195,7 @@ impl Mix {
             work.percent(percent).then_some(pause)
         };
         Mix {
-            node: node(work, cores),
+            node: node(seed, work, cores),
             topics: (0..work.count(1, 3)).map(|_| topic(work)).collect(),
             producers: (0..work.count(1, 4)).map(|_| producer(work)).collect(),
             readers: work.count(0, 2),
@@ -206,7 +209,13 @@ impl Mix {
     }
 }
 
-fn node(work: &Dice, cores: usize) -> NodeMix {
+fn node(seed: u64, work: &Dice, cores: usize) -> NodeMix {
+    // Not drawn, so that seeds from before go on as they did.
+    let memtables_kept = match seed % 3 {
+        0 => 0,
+        1 => 1,
+        _ => 4,
+    };
     let wal_file_bytes = *work.one_of(&[128 << 10, 256 << 10, 512 << 10]);
     let memtable_bytes = *work.one_of(&[64 << 10, 128 << 10, 384 << 10]);
     NodeMix {
@@ -215,6 +224,7 @@ fn node(work: &Dice, cores: usize) -> NodeMix {
         shows_cores: work.percent(60),
         wal_file_bytes,
         memtable_bytes,
+        memtables_kept_bytes: memtables_kept * memtable_bytes,
         commit_bytes_max: *work.one_of(&[16 << 10, 32 << 10, 64 << 10]),
         block_bytes: *work.one_of(&[4 << 10, 16 << 10]),
     }

@@ -328,7 +328,11 @@ impl State {
             all.any(|old| old.table.id() == range.table.id() && old.part == range.part)
         };
         let new = TableRange::new(&table, 0);
-        let old = same.map_or_else(Vec::new, |known| known.replace(was_replaced, new));
+        let old = same.map_or_else(Vec::new, |known| {
+            // What was cleaned away must not be read in memory.
+            known.mem.drop_flushed();
+            known.replace(was_replaced, new)
+        });
         if !old.is_empty() {
             live.count_in(table.part(0).bytes);
         }

@@ -1,7 +1,7 @@
 //! Turns frozen memtables into tables, and swaps the manifest.
 //!
 //! Order, and why: tables written and synced under temporary names; the directory synced; the
-//! manifest swapped; the tables renamed; only then do memtable and WAL files go. A crash before
+//! manifest swapped; the tables renamed; only then may memtable and WAL files go. A crash before
 //! the swap leaves the old manifest, a WAL that still holds everything that it does not name, and
 //! files whose names say that nobody needs them; a crash after it leaves tables that are found
 //! under their temporary names. No step leaves a file that might be somebody's.
@@ -21,6 +21,9 @@ use crate::names;
 use crate::partition::TableRange;
 use crate::table::reader::Table;
 use crate::table::writer::TableWriter;
+
+/// Batches that leave memory before others get their turn: some 10 us.
+const EVICTED_AT_ONCE: usize = 1_024;
 
 /// One partition's batches on their way into a table.
 struct Part {
@@ -122,8 +125,23 @@ impl Lane {
         self.space_came_back();
         self.prepare_wake.notify_one();
         self.wal_wake.notify_one();
+        self.evict_flushed().await;
         self.keep_reserve().await;
         self.remove_spare_files().await
+    }
+
+    /// Lets go of the oldest flushed memtables beyond what may stay, a few batches at a time: there may be
+    /// hundreds of thousands, and appends wait for the core.
+    async fn evict_flushed(&self) {
+        loop {
+            let Some(mut batches) = self.state.borrow_mut().evict() else {
+                return;
+            };
+            while !batches.is_empty() {
+                batches.truncate(batches.len().saturating_sub(EVICTED_AT_ONCE));
+                yield_if_needed().await;
+            }
+        }
     }
 
     /// Hot partitions get a table of their own; the others share one.
@@ -192,7 +210,7 @@ impl Lane {
         Ok(())
     }
 
-    /// Hands the tables' ranges to their partitions; the same batches leave memory.
+    /// Hands the tables' ranges to their partitions; the same batches may leave memory.
     fn install(&self, tables: &[Rc<Table>], entries: &[TableEntry]) {
         let mut state = self.state.borrow_mut();
         for (table, entry) in tables.iter().zip(entries) {

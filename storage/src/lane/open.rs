@@ -471,7 +471,7 @@ impl Opening {
         };
         let range = partition.memtable.map(|(_, at)| at);
         partition.memtable = Some((active.id, active.add(range, &batch)));
-        partition.mem.push(batch);
+        partition.mem.push(active.id, batch);
         self.touched.push(BatchInfoOf { slot, info });
         Ok(())
     }

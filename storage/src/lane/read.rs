@@ -111,7 +111,7 @@ impl Lane {
         if from >= upto {
             return Ok(ReadPlan::Ready(batches));
         }
-        if partition.range_at(from).is_some() {
+        if !partition.mem.reaches(from) && partition.range_at(from).is_some() {
             let lane = Rc::clone(self);
             return Ok(ReadPlan::Cold(ColdRead {
                 lane,
@@ -147,9 +147,12 @@ impl Lane {
                 let partition = state.readable(key, from)?;
                 let after = partition.ranges.iter().filter(|range| range.end > from);
                 let mut late = after.filter(|range| range.part().max_timestamp >= timestamp);
-                match late.next() {
-                    Some(range) => range.clone(),
-                    None => return Ok(memory_hit(partition, from, timestamp)),
+                let flushed_end = partition.ranges.last().map_or(from, |range| range.end);
+                let late = late.next();
+                let start = late.map_or(flushed_end, |range| range.start).max(from);
+                match late {
+                    Some(range) if !partition.mem.reaches(start) => range.clone(),
+                    _ => return Ok(memory_hit(partition, start, timestamp)),
                 }
             };
             let found = self.hit_in_table(&range, from, timestamp).await;
@@ -161,28 +164,16 @@ impl Lane {
         }
     }
 
-    /// The largest timestamp of the partition, and the base offset of the first batch that has it.
-    pub fn max_timestamp(&self, key: PartitionKey) -> Option<(i64, Offset)> {
+    /// The largest timestamp of the partition's batches; `None` if they have none.
+    pub fn max_timestamp(&self, key: PartitionKey) -> Option<i64> {
         let state = self.state.borrow();
         let partition = state.partition(key)?;
-        let mut best: Option<(i64, Offset)> = None;
-        let mut see = |timestamp, offset| {
-            if timestamp >= 0 && best.is_none_or(|(largest, _)| timestamp > largest) {
-                best = Some((timestamp, offset));
-            }
-        };
-        for range in &partition.ranges {
-            range
-                .part()
-                .index
-                .iter()
-                .for_each(|entry| see(entry.max_timestamp, entry.offset));
-        }
-        partition
-            .mem
+        let tables = partition
+            .ranges
             .iter()
-            .for_each(|batch| see(batch.max_timestamp, batch.base_offset));
-        best
+            .map(|range| range.part().max_timestamp);
+        let memory = partition.mem.iter().map(|batch| batch.max_timestamp);
+        tables.chain(memory).max().filter(|largest| *largest >= 0)
     }
 
     async fn hit_in_table(
@@ -278,6 +269,9 @@ impl ColdRead {
     fn source(&self, offset: Offset) -> Result<Source, StorageError> {
         let state = self.lane.state.borrow();
         let partition = state.readable(self.key, offset)?;
+        if partition.mem.reaches(offset) {
+            return Ok(Source::Memory);
+        }
         let range = partition.range_at(offset).cloned();
         Ok(range.map_or(Source::Memory, |range| Source::Table { range }))
     }

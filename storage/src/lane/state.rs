@@ -13,7 +13,7 @@ use crate::damage::KnownDamage;
 use crate::error::AppendError;
 use crate::key::{PartitionKey, PartitionMap};
 use crate::manifest::{Manifest, TableEntry};
-use crate::memtable::Memtable;
+use crate::memtable::{FlushedMemtable, MemBatch, Memtable};
 use crate::partition::{Partition, TableRange};
 use crate::stats::LaneStats;
 use crate::table::reader::Table;
@@ -127,6 +127,10 @@ pub(crate) struct State {
     pub(crate) durable: WalPlace,
     pub(crate) active: Memtable,
     pub(crate) frozen: VecDeque<Rc<Memtable>>,
+    /// Flushed, and still to be read in memory; the oldest first.
+    kept: VecDeque<FlushedMemtable>,
+    /// Memory that they hold.
+    pub(crate) kept_bytes: usize,
     /// An append found no WAL file to go on in: freeze, so that files come free. Cleared by what
     /// may have changed that, so that whoever was refused tries again and does not spin.
     wal_exhausted: bool,
@@ -166,6 +170,8 @@ impl State {
             durable,
             active: Memtable::new(1),
             frozen: VecDeque::new(),
+            kept: VecDeque::new(),
+            kept_bytes: 0,
             wal_exhausted: false,
             freeze_wanted: false,
             wal: BTreeMap::new(),
@@ -421,7 +427,7 @@ impl State {
             .filter(|(id, _)| *id == active.id)
             .map(|(_, at)| at);
         partition.memtable = Some((active.id, active.add(range, &batch)));
-        partition.mem.push(batch);
+        partition.mem.push(active.id, batch);
     }
 
     /// The next commit to write; what is open is closed for it.
@@ -517,6 +523,27 @@ impl State {
             self.retired_slots.pop_front();
             self.free_slots.push(slot);
         }
+        self.kept_bytes += memtable.held_bytes;
+        self.kept.push_back(FlushedMemtable::from(&*memtable));
+    }
+
+    /// Takes batches of the oldest flushed memtable out of memory, as long as those hold more than they may.
+    pub(crate) fn evict(&mut self) -> Option<VecDeque<MemBatch>> {
+        while self.kept_bytes > self.config.memtables_kept_bytes {
+            let oldest = self.kept.front_mut().expect("something holds the memory");
+            let Some(slot) = oldest.slots.pop() else {
+                self.kept_bytes -= oldest.held_bytes;
+                self.kept.pop_front();
+                continue;
+            };
+            // A partition that has the slot by now has nothing in a memtable that old.
+            let id = oldest.id;
+            let taken = self.in_slot(slot).map(|known| known.mem.take_flushed(id));
+            if let Some(batches) = taken.flatten() {
+                return Some(batches);
+            }
+        }
+        None
     }
 
     /// The epoch of the WAL file that must be made ready next, if one is missing.

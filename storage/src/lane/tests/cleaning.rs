@@ -9,7 +9,7 @@ use streambus_proto::records::{BatchBuilder, BatchView, Codec, DecompressLimits,
 use streambus_shards::{run_alone, yield_now};
 
 use super::model::copy_dir;
-use super::{append, durable, key, read_all, small, started};
+use super::{append, durable, keeping, key, read_all, small, started};
 use crate::clean::CleanPolicy;
 use crate::config::LaneConfig;
 use crate::lane::{Lane, Recovery};
@@ -22,10 +22,10 @@ const POLICY: CleanPolicy = CleanPolicy {
     delete_retention_ms: 0,
 };
 
-fn cleaning() -> LaneConfig {
+fn cleaning(seed: u64) -> LaneConfig {
     LaneConfig {
         clean_keys_max: 60,
-        ..small()
+        ..keeping(seed)
     }
 }
 
@@ -157,7 +157,7 @@ fn run_seed(seed: u64) -> u64 {
         let mut chance = Chance(seed);
         let mut references: Vec<Reference> = (0..3).map(|_| Reference::default()).collect();
         let mut at = dir.path().join("0");
-        let (mut lane, _, _) = started(&at, cleaning()).await;
+        let (mut lane, _, _) = started(&at, cleaning(seed)).await;
         let mut gone = 0;
         for round in 1..6 {
             for _ in 0..30 {
@@ -196,7 +196,7 @@ fn run_seed(seed: u64) -> u64 {
             }
             lane.close().await.unwrap();
             at = if crash { next } else { at };
-            let (opened, _, recovery) = started(&at, cleaning()).await;
+            let (opened, _, recovery) = started(&at, cleaning(seed)).await;
             lane = opened;
             reopened(&recovery, &mut references, seed);
             for (index, reference) in (0..).zip(&references) {
@@ -235,6 +235,8 @@ fn a_compacted_log_shrinks_to_its_keys() {
     run_alone(async {
         let config = LaneConfig {
             clean_keys_max: 10_000,
+            // All of it would still be in memory, if cleaning did not take it out.
+            memtables_kept_bytes: 16 << 20,
             ..small()
         };
         let (lane, _, _) = started(dir.path(), config.clone()).await;

@@ -298,7 +298,7 @@ async fn lives(world: World, met: Rc<RefCell<Met>>) {
     let config = LaneConfig {
         // Few enough that surveys fill up, also within a transaction.
         clean_keys_max: 4 + usize::try_from(world.below(Stream::Workload, 60)).unwrap(),
-        ..small()
+        ..keeping(world.below(Stream::Workload, 3))
     };
     for life in 0..=LIVES {
         world.boot(host);

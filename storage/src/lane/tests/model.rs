@@ -7,7 +7,7 @@ use std::rc::Rc;
 use streambus_proto::ids::{LeaderEpoch, Offset};
 use streambus_shards::{run_alone, yield_now};
 
-use super::{Owner, append, durable, key, read_all, small, started};
+use super::{Owner, append, durable, keeping, key, read_all, started};
 use crate::batch::place_batch;
 use crate::batch::tests::batch;
 use crate::key::PartitionKey;
@@ -196,7 +196,8 @@ fn run_seed(seed: u64) -> u64 {
             references: BTreeMap::new(),
         };
         let mut at = dir.path().join("0");
-        let (mut lane, mut owner, _) = started(&at, small()).await;
+        let config = keeping(seed);
+        let (mut lane, mut owner, _) = started(&at, config.clone()).await;
         for round in 1..5 {
             for _ in 0..25 {
                 world.step(&lane, &owner).await;
@@ -213,7 +214,7 @@ fn run_seed(seed: u64) -> u64 {
                 }
                 lane.close().await.unwrap();
                 at = next;
-                let reopened = started(&at, small()).await;
+                let reopened = started(&at, config.clone()).await;
                 (lane, owner) = (reopened.0, reopened.1);
                 world.reopened(&reopened.2, &ends);
                 // No crash makes files that nobody dares to delete.
@@ -224,7 +225,7 @@ fn run_seed(seed: u64) -> u64 {
                 );
             } else {
                 lane.close().await.unwrap();
-                let reopened = started(&at, small()).await;
+                let reopened = started(&at, config.clone()).await;
                 (lane, owner) = (reopened.0, reopened.1);
                 let all = world.references.iter();
                 let ends = all

@@ -166,7 +166,7 @@ async fn lives(world: World, with_faults: bool) {
     let config = LaneConfig {
         sync: [SyncMode::Dsync, SyncMode::WriteThenSync]
             [usize::from(world.below(Stream::Faults, 2) == 0)],
-        ..small()
+        ..keeping(world.below(Stream::Workload, 3))
     };
     for life in 0..=LIVES {
         world.boot(host);
