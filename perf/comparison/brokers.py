@@ -39,6 +39,10 @@ class Broker:
 
     def __init__(self, name, command, home, port, environment=None):
         self.name, self.bootstrap, self.log = name, f"127.0.0.1:{port}", home / "log"
+        # The last port of its block, if it has one.
+        self.admin = f"127.0.0.1:{port + PORT_STEP - 1}"
+        # What it did beside the rows.
+        self.work = {}
         with open(self.log, "wb") as log:
             # A session of its own: Ctrl-C reaches it once, by us.
             self.process = subprocess.Popen([str(word) for word in command], cwd=home, stdin=subprocess.DEVNULL,
@@ -71,7 +75,7 @@ class Broker:
 
 def ours(binary, home, port, more=()):
     """Our broker with its defaults, and `more` settings."""
-    command = [binary, "start", "--data-dir", home / "data", "--port", port, "--admin-address", "127.0.0.1:0",
+    command = [binary, "start", "--data-dir", home / "data", "--port", port, "--admin-address", f"127.0.0.1:{port + PORT_STEP - 1}",
                "--log-format", "text", "--set", f"listeners.main.core_port_first={port + 1}"]
     command += [word for setting in more for word in ("--set", setting)]
     return Broker(OURS, command, home, port)

@@ -1,16 +1,23 @@
 /* What rdkafka_performance can't do for a comparison: make and remove a topic, count what is in it,
- * produce one record at a time, and time each record of a producer that sends all it can.
+ * produce one record at a time, time each record of a producer that sends all it can, and work at a
+ * bounded pace in the background.
  *
- * usage: client BROKERS create TOPIC PARTITIONS
+ * usage: client BROKERS create TOPIC PARTITIONS [SETTING=VALUE ...]
  *        client BROKERS delete TOPIC
  *        client BROKERS count TOPIC PARTITIONS      prints the records that a consumer got, and their bytes
  *        client BROKERS one TOPIC BYTES COUNT       prints the microseconds of each, a line each
  *        client BROKERS load TOPIC BYTES COUNT      the same, from produce to delivery
+ *        client BROKERS feed TOPIC BYTES RATE       produces RATE records a second to all partitions
+ *        client BROKERS reread TOPIC PARTITIONS RATE consumes all, again and again, RATE MB a second
+ *        client BROKERS bounds TOPIC PARTITIONS     prints the sums of log starts and of log ends
+ *
+ * `feed` and `reread` print a line when they are at it, and go on until they get SIGTERM.
  *
  * Exit code 0 when all went well, else 1 and a line on stderr.
  */
 #include <inttypes.h>
 #include <librdkafka/rdkafka.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -60,13 +67,21 @@ static void await_admin(rd_kafka_queue_t *queue, const char *what) {
         rd_kafka_event_destroy(event);
 }
 
-static void create(rd_kafka_conf_t *conf, const char *topic, int partitions) {
+static void create(rd_kafka_conf_t *conf, const char *topic, int partitions, char **settings) {
         rd_kafka_t *rk          = start(RD_KAFKA_PRODUCER, conf);
         rd_kafka_queue_t *queue = rd_kafka_queue_new(rk);
         rd_kafka_NewTopic_t *one =
             rd_kafka_NewTopic_new(topic, partitions, 1, text, sizeof(text));
         const rd_kafka_metadata_t *metadata;
         int led = 0;
+        for (; *settings; settings++) {
+                char *value = strchr(*settings, '=');
+                if (!value)
+                        fail("not SETTING=VALUE", *settings);
+                *value = 0;
+                if (rd_kafka_NewTopic_set_config(one, *settings, value + 1))
+                        fail("setting", *settings);
+        }
         rd_kafka_CreateTopics(rk, &one, 1, NULL, queue);
         await_admin(queue, "create");
         /* Whether each partition has a leader is known a little later. */
@@ -96,21 +111,31 @@ static void delete (rd_kafka_conf_t *conf, const char *topic) {
         rd_kafka_destroy(rk);
 }
 
-static void count(rd_kafka_conf_t *conf, const char *topic, int partitions) {
-        rd_kafka_topic_partition_list_t *all = rd_kafka_topic_partition_list_new(partitions);
-        int64_t *next                        = calloc((size_t)partitions, sizeof(*next));
-        uint64_t records = 0, bytes = 0;
-        int ended = 0;
+static rd_kafka_t *start_consumer(rd_kafka_conf_t *conf) {
         set(conf, "group.id", "comparison");
         set(conf, "enable.auto.commit", "false");
         set(conf, "enable.partition.eof", "true");
         rd_kafka_t *rk = start(RD_KAFKA_CONSUMER, conf);
         rd_kafka_poll_set_consumer(rk);
+        return rk;
+}
+
+static void assign_from_beginning(rd_kafka_t *rk, const char *topic, int partitions) {
+        rd_kafka_topic_partition_list_t *all = rd_kafka_topic_partition_list_new(partitions);
         for (int i = 0; i < partitions; i++)
                 rd_kafka_topic_partition_list_add(all, topic, i)->offset =
                     RD_KAFKA_OFFSET_BEGINNING;
         if (rd_kafka_assign(rk, all))
                 fail("assign", topic);
+        rd_kafka_topic_partition_list_destroy(all);
+}
+
+static void count(rd_kafka_conf_t *conf, const char *topic, int partitions) {
+        int64_t *next    = calloc((size_t)partitions, sizeof(*next));
+        uint64_t records = 0, bytes = 0;
+        int ended      = 0;
+        rd_kafka_t *rk = start_consumer(conf);
+        assign_from_beginning(rk, topic, partitions);
         while (ended < partitions) {
                 rd_kafka_message_t *message = rd_kafka_consumer_poll(rk, TIMEOUT_MS);
                 if (!message)
@@ -129,7 +154,6 @@ static void count(rd_kafka_conf_t *conf, const char *topic, int partitions) {
                 rd_kafka_message_destroy(message);
         }
         printf("%" PRIu64 " %" PRIu64 "\n", records, bytes);
-        rd_kafka_topic_partition_list_destroy(all);
         rd_kafka_consumer_close(rk);
         rd_kafka_destroy(rk);
         free(next);
@@ -209,13 +233,102 @@ static void load(rd_kafka_conf_t *conf, const char *topic, size_t bytes, int wan
         free(payload);
 }
 
+static volatile sig_atomic_t stopped;
+
+static void on_term(int number) {
+        (void)number;
+        stopped = 1;
+}
+
+/* Says that the work is under way. */
+static void going(void) {
+        puts("going");
+        fflush(stdout);
+}
+
+/* Sleeps until `done` of `rate` a second are due, by a clock that began at `began`. */
+static void pace(double began, double done, double rate) {
+        double early = began + done / rate * 1e6 - now_us();
+        if (early > 1000) {
+                struct timespec rest = {(time_t)(early / 1e6), (long)early % 1000000 * 1000};
+                nanosleep(&rest, NULL);
+        }
+}
+
+static void feed(rd_kafka_conf_t *conf, const char *topic, size_t bytes, int rate) {
+        char *payload = malloc(bytes);
+        memset(payload, 'x', bytes);
+        set(conf, "linger.ms", "50");
+        set(conf, "sticky.partitioning.linger.ms", "0");
+        set(conf, "acks", "-1");
+        rd_kafka_conf_set_dr_msg_cb(conf, on_delivery);
+        rd_kafka_t *rk        = start(RD_KAFKA_PRODUCER, conf);
+        rd_kafka_topic_t *rkt = rd_kafka_topic_new(rk, topic, NULL);
+        double began          = now_us();
+        for (int64_t i = 0; !stopped; i++) {
+                int before = delivered;
+                rd_kafka_produce(rkt, RD_KAFKA_PARTITION_UA, RD_KAFKA_MSG_F_COPY, payload, bytes,
+                                 NULL, 0, NULL);
+                rd_kafka_poll(rk, 0);
+                if (!before && delivered)
+                        going();
+                if (i % 100 == 99)
+                        pace(began, (double)i, rate);
+        }
+        rd_kafka_flush(rk, TIMEOUT_MS);
+        rd_kafka_topic_destroy(rkt);
+        rd_kafka_destroy(rk);
+        free(payload);
+}
+
+static void reread(rd_kafka_conf_t *conf, const char *topic, int partitions, int mb_per_second) {
+        set(conf, "queued.max.messages.kbytes", "16384");
+        rd_kafka_t *rk = start_consumer(conf);
+        double bytes = 0, began = now_us();
+        int ended = partitions;
+        while (!stopped) {
+                if (ended == partitions) {
+                        assign_from_beginning(rk, topic, partitions);
+                        ended = 0;
+                }
+                rd_kafka_message_t *message = rd_kafka_consumer_poll(rk, 100);
+                if (!message)
+                        continue;
+                if (message->err == RD_KAFKA_RESP_ERR__PARTITION_EOF)
+                        ended++;
+                else if (message->err)
+                        fail("reread", rd_kafka_message_errstr(message));
+                else if (bytes == 0)
+                        going();
+                bytes += (double)message->len;
+                rd_kafka_message_destroy(message);
+                pace(began, bytes, mb_per_second * 1e6);
+        }
+        rd_kafka_consumer_close(rk);
+        rd_kafka_destroy(rk);
+}
+
+static void bounds(rd_kafka_conf_t *conf, const char *topic, int partitions) {
+        rd_kafka_t *rk = start(RD_KAFKA_CONSUMER, conf);
+        int64_t low, high, lows = 0, highs = 0;
+        for (int i = 0; i < partitions; i++) {
+                if (rd_kafka_query_watermark_offsets(rk, topic, i, &low, &high, TIMEOUT_MS))
+                        fail("bounds", topic);
+                lows += low;
+                highs += high;
+        }
+        printf("%" PRId64 " %" PRId64 "\n", lows, highs);
+        rd_kafka_destroy(rk);
+}
+
 int main(int argc, char **argv) {
         rd_kafka_conf_t *conf = rd_kafka_conf_new();
         const char *verb      = argc > 3 ? argv[2] : "";
         if (argc > 3)
                 set(conf, "bootstrap.servers", argv[1]);
-        if (argc == 5 && !strcmp(verb, "create"))
-                create(conf, argv[3], atoi(argv[4]));
+        signal(SIGTERM, on_term);
+        if (argc >= 5 && !strcmp(verb, "create"))
+                create(conf, argv[3], atoi(argv[4]), argv + 5);
         else if (argc == 4 && !strcmp(verb, "delete"))
                 delete (conf, argv[3]);
         else if (argc == 5 && !strcmp(verb, "count"))
@@ -224,7 +337,13 @@ int main(int argc, char **argv) {
                 one(conf, argv[3], (size_t)atol(argv[4]), atoi(argv[5]));
         else if (argc == 6 && !strcmp(verb, "load"))
                 load(conf, argv[3], (size_t)atol(argv[4]), atoi(argv[5]));
+        else if (argc == 6 && !strcmp(verb, "feed"))
+                feed(conf, argv[3], (size_t)atol(argv[4]), atoi(argv[5]));
+        else if (argc == 6 && !strcmp(verb, "reread"))
+                reread(conf, argv[3], atoi(argv[4]), atoi(argv[5]));
+        else if (argc == 5 && !strcmp(verb, "bounds"))
+                bounds(conf, argv[3], atoi(argv[4]));
         else
-                fail("usage", "client BROKERS create|delete|count|one|load TOPIC ...; see client.c");
+                fail("usage", "client BROKERS VERB TOPIC ...; see client.c");
         return 0;
 }

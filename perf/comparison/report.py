@@ -77,6 +77,20 @@ class Figures:
                 lines.append(f"| {size:,} B, {how} | {spread(mbs, 0)} | {spread(p50, 3)} | {spread(p99, 3)} |")
         return "\n".join(lines + [f"\nVOID: {why}" for why in self.void])
 
+    def busy_table(self, rows, busy_name):
+        """Each row's figure beside other work, by the one without, pair by pair."""
+        lines = ["", "| Busy by quiet | Kafka as shipped | Kafka synced | StreamBus |", "|---|---|---|---|"]
+        for row in rows:
+            runs, busy = self.runs[row.name], self.runs[busy_name(row)]
+            for figure in next(run for of in runs.values() for run in of if run):
+                cells = []
+                for broker in (SHIPPED, SYNCED, OURS):
+                    pairs = zip(runs[broker], busy[broker])
+                    cells.append(spread([with_[figure] / without[figure] for without, with_ in pairs if without and with_], 2))
+                title = row.title if figure == "rate" else f"{row.title}, {figure}"
+                lines.append(f"| {title} | {' | '.join(cells)} |")
+        return "\n".join(lines)
+
     def as_json(self):
         """Everything, for a machine."""
         return {"when": self.when.isoformat(), "machine": self.machine, "runs": self.runs,

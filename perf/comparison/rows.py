@@ -32,7 +32,8 @@ class Row:
     disk_bytes: tuple = ()
 
 
-def _call(command):
+def call(command):
+    """Its standard output; void if it fails."""
     done = subprocess.run([str(word) for word in command], stdin=subprocess.DEVNULL, capture_output=True, text=True,
                           errors="replace", timeout=RUN_TIMEOUT_S, check=False)
     if done.returncode != 0:
@@ -41,7 +42,7 @@ def _call(command):
 
 
 def _client(kit, broker, *words):
-    return _call([kit.client, broker.bootstrap, *words])
+    return call([kit.client, broker.bootstrap, *words])
 
 
 class Topic:
@@ -67,7 +68,7 @@ class Topic:
         """Produces the row's records, acks=all; seconds from the first to the last acknowledgement."""
         row = self.row
         settings = [word for setting in row.batch for word in ("-X", setting)]
-        out = _call([self.kit.rdkafka_performance, "-P", "-q", "-t", self.name, "-b", self.broker.bootstrap, "-a", -1,
+        out = call([self.kit.rdkafka_performance, "-P", "-q", "-t", self.name, "-b", self.broker.bootstrap, "-a", -1,
                      "-s", row.record_bytes, "-c", row.records, "-i", 600_000, *settings,
                      "-X", "queue.buffering.max.messages=2000000", "-X", "queue.buffering.max.kbytes=1048576"])
         found = PRODUCED.search(out)
@@ -117,7 +118,7 @@ def consume(kit, broker, row):
     with Topic(kit, broker, row) as topic:
         topic.fill()
         partitions = [word for index in range(row.partitions) for word in ("-p", index)]
-        out = _call([kit.rdkafka_performance, "-C", "-q", "-t", topic.name, "-b", broker.bootstrap, "-o", "beginning",
+        out = call([kit.rdkafka_performance, "-C", "-q", "-t", topic.name, "-b", broker.bootstrap, "-o", "beginning",
                      "-c", row.records, "-i", 600_000, *partitions, "-X", "fetch.message.max.bytes=1048576",
                      "-X", "queued.max.messages.kbytes=1048576"])
         found = CONSUMED.search(out)
