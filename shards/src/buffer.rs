@@ -19,7 +19,7 @@ use std::sync::Arc;
 pub const BLOCK_BYTES: usize = 4_096;
 
 /// Sizes that are pooled, and how many free ones of each a thread keeps: 16 + 8 + 128 MiB at most. The last
-/// is the memory of two of a lane's memtables: a flush gives it back at once, and the next appends take it again.
+/// is the memory of two of a lane's memtables: what leaves memory gives it back at once, and the next appends take it again.
 const POOLED: [(usize, usize); 3] = [(64 << 10, 256), (256 << 10, 32), (1 << 20, 128)];
 
 /// Free blocks of each pooled size.

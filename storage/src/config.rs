@@ -18,8 +18,8 @@ pub enum SyncMode {
 /// Settings of a lane, with the arithmetic of its memory and disk beside the defaults.
 ///
 /// Memory: at most `memtables_frozen_max` + 2 memtables of `memtable_bytes` (one that fills, one
-/// that overfills while it waits to be frozen), plus `memtables_kept_bytes`, plus `cache_bytes`, plus 256 KiB for each
-/// table of a merge and 2 MiB for its output, plus at most 48 MiB for keys and filters while a table of
+/// that overfills while it waits to be frozen), plus `memtables_kept_bytes` and one memtable more while those that are to
+/// go are dropped, plus `cache_bytes`, plus 256 KiB for each table of a merge and 2 MiB for its output, plus at most 48 MiB for keys and filters while a table of
 /// compacted partitions is written, plus what readers still hold. WAL on disk: at most `wal_files_max` × `wal_file_bytes`.
 #[derive(Debug, Clone)]
 pub struct LaneConfig {

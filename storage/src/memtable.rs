@@ -22,6 +22,9 @@ pub(crate) struct MemBatch {
     pub(crate) bytes: Buf,
 }
 
+/// What a batch takes besides its bytes, in a queue that doubles when it is full.
+const ENTRY_BYTES: usize = 2 * size_of::<MemBatch>();
+
 /// The batches of one partition in one memtable: at least one.
 #[derive(Debug)]
 struct Segment {
@@ -60,6 +63,11 @@ impl MemLog {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.segments.is_empty()
+    }
+
+    /// The batches of all memtables, one after the other.
+    pub(crate) fn into_segments(self) -> impl Iterator<Item = VecDeque<MemBatch>> {
+        self.segments.into_iter().map(|segment| segment.batches)
     }
 
     /// The batches that are in no table.
@@ -127,30 +135,29 @@ impl MemLog {
         Some(taken)
     }
 
-    /// Lets go of all that is flushed: tables hold something else by now.
-    pub(crate) fn drop_flushed(&mut self) {
-        self.segments.drain(..std::mem::take(&mut self.flushed));
-        self.give_back();
-    }
-
-    /// Lets go of the batches that end before `offset`.
-    pub(crate) fn drop_below(&mut self, offset: Offset) {
+    /// Takes out the batches that end before `offset`, but for those of one memtable in part, which go at once.
+    pub(crate) fn take_below(&mut self, offset: Offset) -> Vec<VecDeque<MemBatch>> {
+        let mut taken = Vec::new();
         while let Some(segment) = self.segments.front_mut() {
-            let below = |batch: &MemBatch| batch.last_offset < offset;
-            let count = segment.batches.partition_point(below);
-            let dropped = segment.batches.drain(..count);
-            let bytes = dropped.map(|batch| batch.bytes.len() as u64).sum();
-            let emptied = segment.batches.is_empty();
+            if segment.last_offset() >= offset {
+                let below = |batch: &MemBatch| batch.last_offset < offset;
+                let count = segment.batches.partition_point(below);
+                let dropped = segment.batches.drain(..count);
+                let bytes = dropped.map(|batch| batch.bytes.len() as u64).sum();
+                if self.flushed == 0 {
+                    self.count_out(bytes);
+                }
+                break;
+            }
             if self.flushed == 0 {
+                let bytes = segment.bytes();
                 self.count_out(bytes);
             }
-            if !emptied {
-                return;
-            }
-            self.segments.pop_front();
             self.flushed = self.flushed.saturating_sub(1);
+            taken.extend(self.segments.pop_front().map(|segment| segment.batches));
         }
         self.give_back();
+        taken
     }
 
     fn count_out(&mut self, bytes: u64) {
@@ -202,7 +209,7 @@ pub(crate) struct MemRange {
     pub(crate) annotation: Vec<u8>,
 }
 
-/// One memtable: what is flushed together and then leaves memory and WAL together.
+/// One memtable: what is flushed together and then leaves the WAL together.
 #[derive(Debug)]
 pub(crate) struct Memtable {
     /// Counts memtables from 1; a partition remembers in which one its last range lies.
@@ -229,7 +236,7 @@ impl Memtable {
         assert!(self.wal_end.is_none(), "adding to a frozen memtable");
         let end = Offset(batch.last_offset.0 + 1);
         let bytes = batch.bytes.len() as u64;
-        self.held_bytes += size_of::<MemBatch>();
+        self.held_bytes += ENTRY_BYTES;
         let Some(at) = range else {
             self.ranges.push(MemRange {
                 slot: batch.slot,
@@ -360,13 +367,8 @@ mod tests {
                     }
                     3 => {
                         let start = chance.below(end.cast_unsigned() + 3).cast_signed();
-                        log.drop_below(Offset(start));
+                        log.take_below(Offset(start));
                         reference.batches.retain(|(_, _, last)| *last >= start);
-                    }
-                    4 if chance.below(4) == 0 => {
-                        log.drop_flushed();
-                        let flushed = reference.flushed;
-                        reference.batches.retain(|(of, ..)| *of > flushed);
                     }
                     _ => {
                         let base = end + chance.below(3).cast_signed();

@@ -1,12 +1,13 @@
 //! One partition in its lane: where its offsets lie, from the oldest table to memory.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use streambus_proto::ids::{LeaderEpoch, Offset};
 
 use crate::key::PartitionKey;
 use crate::manifest::{Annotation, PartitionEntry};
-use crate::memtable::MemLog;
+use crate::memtable::{MemBatch, MemLog};
 use crate::retention::Held;
 use crate::table::footer::TablePart;
 use crate::table::reader::Table;
@@ -35,6 +36,13 @@ impl TableRange {
     pub(crate) fn part(&self) -> &TablePart {
         self.table.part(self.part)
     }
+}
+
+/// What a log start has moved past.
+#[derive(Debug, Default)]
+pub(crate) struct Passed {
+    pub(crate) ranges: Vec<TableRange>,
+    pub(crate) batches: Vec<VecDeque<MemBatch>>,
 }
 
 /// A partition's state. Lives on the lane's core.
@@ -134,17 +142,17 @@ impl Partition {
         Some((epoch, end))
     }
 
-    /// Moves the log start up; lets go of what lies before it. Returns the ranges that nobody
-    /// needs any more. A start beyond the end leaves an empty log that begins there.
-    pub(crate) fn move_log_start(&mut self, offset: Offset) -> Vec<TableRange> {
+    /// Moves the log start up; lets go of what lies before it. Returns the ranges and the batches in memory
+    /// that nobody needs any more. A start beyond the end leaves an empty log that begins there.
+    pub(crate) fn move_log_start(&mut self, offset: Offset) -> Passed {
         if offset <= self.log_start {
-            return Vec::new();
+            return Passed::default();
         }
         self.log_start = offset;
         self.log_end = self.log_end.max(offset);
-        self.mem.drop_below(offset);
+        let batches = self.mem.take_below(offset);
         let dead = self.ranges.partition_point(|range| range.end <= offset);
-        let dropped = self.ranges.drain(..dead).collect();
+        let ranges = self.ranges.drain(..dead).collect();
         while self
             .epochs
             .get(1)
@@ -153,7 +161,7 @@ impl Partition {
             self.epochs.remove(0);
         }
         assert!(self.log_start <= self.log_end, "log start past the end");
-        dropped
+        Passed { ranges, batches }
     }
 
     /// Adds what was flushed; the same batches may leave memory from now on.
@@ -282,7 +290,7 @@ mod tests {
         // Proves that a reset leaves an empty log at the new start, and that the start never goes back.
         let mut partition = partition();
         partition.log_end = Offset(10);
-        assert!(partition.move_log_start(Offset(50)).is_empty());
+        assert!(partition.move_log_start(Offset(50)).ranges.is_empty());
         assert_eq!(
             (partition.log_start, partition.log_end),
             (Offset(50), Offset(50))

@@ -59,7 +59,7 @@ pub struct LaneStats {
     pub damaged: u64,
     /// Memory that memtables hold now which are not flushed.
     pub memtable_bytes: u64,
-    /// Memory that flushed memtables hold now.
+    /// Memory that flushed memtables hold now, at most: what a deletion has freed of it is counted until they go.
     pub memtables_kept_bytes: u64,
     /// Memtables that wait to be flushed now.
     pub memtables_frozen: u64,

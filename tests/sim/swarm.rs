@@ -210,7 +210,7 @@ impl Mix {
 }
 
 fn node(seed: u64, work: &Dice, cores: usize) -> NodeMix {
-    // Not drawn, so that seeds from before go on as they did.
+    // Not drawn, so that what seeds from before draw is what it was.
     let memtables_kept = match seed % 3 {
         0 => 0,
         1 => 1,

@@ -328,11 +328,15 @@ impl State {
             all.any(|old| old.table.id() == range.table.id() && old.part == range.part)
         };
         let new = TableRange::new(&table, 0);
-        let old = same.map_or_else(Vec::new, |known| {
+        let (old, batches) = same.map_or_else(Default::default, |known| {
             // What was cleaned away must not be read in memory.
-            known.mem.drop_flushed();
-            known.replace(was_replaced, new)
+            let cleaned = replaced.last().map_or(new.start, |range| range.end);
+            (
+                known.replace(was_replaced, new),
+                known.mem.take_below(cleaned),
+            )
         });
+        self.unneeded.extend(batches);
         if !old.is_empty() {
             live.count_in(table.part(0).bytes);
         }

@@ -1,12 +1,19 @@
-//! Removes tables that nobody needs any more.
+//! Removes what nobody needs any more: batches in memory, tables on disk.
 
-use streambus_shards::{disk, planted};
+use streambus_shards::{disk, planted, yield_if_needed};
 
 use super::Lane;
 use crate::error::StorageError;
 use crate::names;
 
 impl Lane {
+    /// Drops the batches in memory that nobody reads any more, while others have their turns.
+    pub(super) async fn drop_unneeded(&self) {
+        while self.state.borrow_mut().drop_some() {
+            yield_if_needed().await;
+        }
+    }
+
     /// Removes tables that no partition needs; says whether there were any.
     pub(super) async fn collect_dead(&self) -> Result<bool, StorageError> {
         let dead = self.take_dead_tables();

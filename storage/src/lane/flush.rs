@@ -22,9 +22,6 @@ use crate::partition::TableRange;
 use crate::table::reader::Table;
 use crate::table::writer::TableWriter;
 
-/// Batches that leave memory before others get their turn: some 10 us.
-const EVICTED_AT_ONCE: usize = 1_024;
-
 /// One partition's batches on their way into a table.
 struct Part {
     key: PartitionKey,
@@ -125,23 +122,9 @@ impl Lane {
         self.space_came_back();
         self.prepare_wake.notify_one();
         self.wal_wake.notify_one();
-        self.evict_flushed().await;
+        self.drop_unneeded().await;
         self.keep_reserve().await;
         self.remove_spare_files().await
-    }
-
-    /// Lets go of the oldest flushed memtables beyond what may stay, a few batches at a time: there may be
-    /// hundreds of thousands, and appends wait for the core.
-    async fn evict_flushed(&self) {
-        loop {
-            let Some(mut batches) = self.state.borrow_mut().evict() else {
-                return;
-            };
-            while !batches.is_empty() {
-                batches.truncate(batches.len().saturating_sub(EVICTED_AT_ONCE));
-                yield_if_needed().await;
-            }
-        }
     }
 
     /// Hot partitions get a table of their own; the others share one.

@@ -1,6 +1,6 @@
 //! The keeper: what a lane does behind its appends, one step at a time.
 //!
-//! A flush comes first, because appends may wait for it; then what is dead is freed; then a merge
+//! A flush comes first, because appends may wait for it; then what is dead is freed, in memory and on disk; then a merge
 //! or a cleaning goes on by one step of at most 256 KiB. So work of any size delays a flush by one
 //! step.
 
@@ -54,6 +54,7 @@ impl Lane {
             self.flush_memtable(&memtable).await?;
             return Ok(true);
         }
+        self.drop_unneeded().await;
         if self.collect_dead().await? {
             return Ok(true);
         }

@@ -488,7 +488,7 @@ impl Opening {
             partition.log_end = partition.log_end.max(partition.log_start);
             partition.durable_end = partition.log_end;
             let (start, end) = (partition.log_start, partition.log_end);
-            partition.mem.drop_below(start);
+            partition.mem.take_below(start);
             // An epoch that was noted for batches which were not durable wrote nothing.
             partition.epochs.retain(|(_, begun)| *begun < end);
             let annotated = partition

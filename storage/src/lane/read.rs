@@ -147,12 +147,21 @@ impl Lane {
                 let partition = state.readable(key, from)?;
                 let after = partition.ranges.iter().filter(|range| range.end > from);
                 let mut late = after.filter(|range| range.part().max_timestamp >= timestamp);
-                let flushed_end = partition.ranges.last().map_or(from, |range| range.end);
-                let late = late.next();
-                let start = late.map_or(flushed_end, |range| range.start).max(from);
-                match late {
-                    Some(range) if !partition.mem.reaches(start) => range.clone(),
-                    _ => return Ok(memory_hit(partition, start, timestamp)),
+                match late.next() {
+                    Some(range) if !partition.mem.reaches(from.max(range.start)) => range.clone(),
+                    Some(range) => {
+                        let found = hit_in_kept(partition, range, from, timestamp);
+                        if found.is_some() {
+                            return Ok(found);
+                        }
+                        from = range.end;
+                        continue;
+                    }
+                    None => {
+                        let flushed_end = partition.ranges.last().map_or(from, |range| range.end);
+                        let unflushed = from.max(flushed_end)..partition.log_end;
+                        return Ok(memory_hit(partition, unflushed, timestamp));
+                    }
                 }
             };
             let found = self.hit_in_table(&range, from, timestamp).await;
@@ -208,8 +217,31 @@ impl Lane {
     }
 }
 
-fn memory_hit(partition: &Partition, from: Offset, timestamp: i64) -> Option<TimestampHit> {
-    let mut batches = partition.mem.batches_from(from);
+/// The hit in a range that is in memory, too: its index says where to look.
+fn hit_in_kept(
+    partition: &Partition,
+    range: &TableRange,
+    from: Offset,
+    timestamp: i64,
+) -> Option<TimestampHit> {
+    let part = range.part();
+    let (first, _) = part.index_before(from);
+    let entries = part.index.iter().enumerate().skip(first);
+    let mut late = entries.filter(|(_, entry)| entry.max_timestamp >= timestamp);
+    late.find_map(|(at, entry)| {
+        let next = part.index.get(at + 1);
+        let end = next.map_or(range.end, |next| next.offset);
+        memory_hit(partition, from.max(entry.offset)..end, timestamp)
+    })
+}
+
+fn memory_hit(
+    partition: &Partition,
+    offsets: Range<Offset>,
+    timestamp: i64,
+) -> Option<TimestampHit> {
+    let batches = partition.mem.batches_from(offsets.start);
+    let mut batches = batches.take_while(|batch| batch.base_offset < offsets.end);
     let batch = batches.find(|batch| batch.max_timestamp >= timestamp)?;
     Some(TimestampHit {
         base_offset: batch.base_offset,
@@ -258,6 +290,9 @@ impl ColdRead {
             if batches.bytes > 0 && read.bytes.len() > left {
                 return Ok(batches); // One batch that is too much: it begins the next read.
             }
+            let part = range.part();
+            let whole = part.position..part.position + part.bytes;
+            self.lane.cache.note(&range.table, &whole, &read.range);
             let whole_range = read.next_offset >= range.end;
             batches.push(read.bytes, read.next_offset);
             if !whole_range || batches.bytes >= self.max_bytes || batches.next_offset >= self.upto {
@@ -286,11 +321,7 @@ impl ColdRead {
         loop {
             let bytes = self.lane.cache.fetch(table, span.clone()).await?;
             match Table::pick(part, &bytes, span.start, wanted) {
-                Ok(Some(read)) => {
-                    let whole = part.position..part.position + part.bytes;
-                    self.lane.cache.note(table, &whole, &read.range);
-                    return Ok(Some(read));
-                }
+                Ok(Some(read)) => return Ok(Some(read)),
                 Ok(None) => return Ok(None),
                 Err(PickError::Cut(further)) => span = further_span(&span, further),
                 Err(PickError::NoBatch { position }) => {

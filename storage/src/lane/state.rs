@@ -25,6 +25,11 @@ use crate::wal::record::RecordKind;
 /// deletions while a full disk keeps everything else waiting.
 const CONTROL_RESERVE_BYTES: u64 = 256 << 10;
 
+/// Batches that are dropped before others get the core, and about so many bytes of them: some 10 us, and what
+/// it takes to free a block of log memory.
+const DROPPED_AT_ONCE: usize = 1_024;
+const DROPPED_BYTES_AT_ONCE: usize = 1 << 20;
+
 /// What a record is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Purpose {
@@ -129,8 +134,11 @@ pub(crate) struct State {
     pub(crate) frozen: VecDeque<Rc<Memtable>>,
     /// Flushed, and still to be read in memory; the oldest first.
     kept: VecDeque<FlushedMemtable>,
-    /// Memory that they hold.
+    /// Memory that they hold, at most: some of their partitions may be gone.
     pub(crate) kept_bytes: usize,
+    /// Batches that nobody reads any more. They are dropped a few at a time: there may be millions, and appends
+    /// wait for the core.
+    pub(super) unneeded: VecDeque<VecDeque<MemBatch>>,
     /// An append found no WAL file to go on in: freeze, so that files come free. Cleared by what
     /// may have changed that, so that whoever was refused tries again and does not spin.
     wal_exhausted: bool,
@@ -172,6 +180,7 @@ impl State {
             frozen: VecDeque::new(),
             kept: VecDeque::new(),
             kept_bytes: 0,
+            unneeded: VecDeque::new(),
             wal_exhausted: false,
             freeze_wanted: false,
             wal: BTreeMap::new(),
@@ -221,15 +230,17 @@ impl State {
 
     /// Takes the partition out of the lane. Its slot is not used again before the memtables that
     /// may name it are flushed.
-    pub(crate) fn remove(&mut self, key: PartitionKey) -> Option<Partition> {
-        let slot = self.by_key.remove(&key)?;
+    pub(crate) fn remove(&mut self, key: PartitionKey) {
+        let Some(slot) = self.by_key.remove(&key) else {
+            return;
+        };
         let partition = self.partitions.get_mut(slot).and_then(Option::take);
         let partition = partition.expect("a known partition is in its slot");
         self.retired_slots.push_back((self.active.id, slot));
         for range in &partition.ranges {
             self.release(range);
         }
-        Some(*partition)
+        self.unneeded.extend(partition.mem.into_segments());
     }
 
     /// A range of a table is needed no more.
@@ -247,8 +258,10 @@ impl State {
             None => self.insert(Partition::new(key, sequence)),
         };
         let partition = self.in_slot(slot).expect("known slot");
-        for range in partition.move_log_start(offset) {
-            self.release(&range);
+        let passed = partition.move_log_start(offset);
+        self.unneeded.extend(passed.batches);
+        for range in &passed.ranges {
+            self.release(range);
         }
     }
 
@@ -525,25 +538,39 @@ impl State {
         }
         self.kept_bytes += memtable.held_bytes;
         self.kept.push_back(FlushedMemtable::from(&*memtable));
+        self.evict();
     }
 
-    /// Takes batches of the oldest flushed memtable out of memory, as long as those hold more than they may.
-    pub(crate) fn evict(&mut self) -> Option<VecDeque<MemBatch>> {
+    /// Lets the oldest flushed memtables go, as long as all of them hold more than they may.
+    fn evict(&mut self) {
         while self.kept_bytes > self.config.memtables_kept_bytes {
-            let oldest = self.kept.front_mut().expect("something holds the memory");
-            let Some(slot) = oldest.slots.pop() else {
-                self.kept_bytes -= oldest.held_bytes;
-                self.kept.pop_front();
-                continue;
-            };
-            // A partition that has the slot by now has nothing in a memtable that old.
-            let id = oldest.id;
-            let taken = self.in_slot(slot).map(|known| known.mem.take_flushed(id));
-            if let Some(batches) = taken.flatten() {
-                return Some(batches);
+            let oldest = self.kept.pop_front().expect("something holds the memory");
+            self.kept_bytes -= oldest.held_bytes;
+            for slot in oldest.slots {
+                // A partition that has the slot by now has nothing in a memtable that old.
+                let known = self.partitions.get_mut(slot).and_then(Option::as_mut);
+                let taken = known.and_then(|known| known.mem.take_flushed(oldest.id));
+                self.unneeded.extend(taken);
             }
         }
-        None
+    }
+
+    /// Drops a few of the batches that nobody reads any more; says whether there are others.
+    pub(crate) fn drop_some(&mut self) -> bool {
+        let mut bytes = 0;
+        for _ in 0..DROPPED_AT_ONCE {
+            let Some(batches) = self.unneeded.front_mut() else {
+                return false;
+            };
+            match batches.pop_front() {
+                Some(batch) => bytes += batch.bytes.len(),
+                None => drop(self.unneeded.pop_front()),
+            }
+            if bytes >= DROPPED_BYTES_AT_ONCE {
+                break;
+            }
+        }
+        !self.unneeded.is_empty()
     }
 
     /// The epoch of the WAL file that must be made ready next, if one is missing.
