@@ -1,6 +1,6 @@
 //! The number of cores changes from start to start, and lanes are added: the data stays where it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use streambus_client::blocking::{Client, ClientConfig};
@@ -106,6 +106,29 @@ fn cores_change_and_lanes_are_added_without_a_copy() {
         used.dedup();
         assert!(used.into_iter().eq(0..lanes), "step {step} spread");
         before = now;
+    }
+}
+
+#[test]
+fn three_and_eight_cores_serve_on_any_machine() {
+    // Proves that a node runs with numbers of cores that divide nothing or exceed the CPUs there are: each core's
+    // lane takes records, and all of them are read before and after a kill.
+    for cores in [3, 8] {
+        let home = tempfile::tempdir().unwrap();
+        let topics = ["a", "b", "c", "d"];
+        let (broker, mut client) = started(home.path(), &cores.to_string(), "0");
+        for topic in topics {
+            fill(&mut client, topic);
+            holds_all(&mut client, topic);
+        }
+        broker.kill();
+        let placed = placed(home.path(), cores);
+        let lanes: BTreeSet<u16> = placed.into_values().collect();
+        assert!(lanes.iter().copied().eq(0..cores), "{cores}: {lanes:?}");
+        let (_broker, mut client) = started(home.path(), &cores.to_string(), "0");
+        for topic in topics {
+            holds_all(&mut client, topic);
+        }
     }
 }
 
