@@ -23,14 +23,14 @@ pub const BLOCK_BYTES: usize = 4_096;
 const POOLED: [(usize, usize); 3] = [(64 << 10, 256), (256 << 10, 32), (1 << 20, 128)];
 
 /// Free blocks of each pooled size.
-struct Pool([Vec<NonNull<u8>>; POOLED.len()]);
+struct Pool([Vec<Raw>; POOLED.len()]);
 
 impl Drop for Pool {
     fn drop(&mut self) {
         for (free, (size, _)) in self.0.iter_mut().zip(POOLED) {
-            for start in free.drain(..) {
+            for raw in free.drain(..) {
                 // SAFETY: a block of this size gave it, and nobody else has it.
-                unsafe { dealloc(start.as_ptr(), Block::layout(size)) };
+                unsafe { raw.free(size) };
             }
         }
     }
@@ -41,9 +41,45 @@ thread_local! {
         const { RefCell::new(Pool([Vec::new(), Vec::new(), Vec::new()])) };
 }
 
+/// An allocation, and the first block boundary in it.
+///
+/// It has room for the alignment within: an allocator that aligns cuts off what lies before, and what remains
+/// when it is freed is too small for the next one of the same size, so that memory grew with each.
+#[derive(Clone, Copy)]
+struct Raw {
+    allocation: NonNull<u8>,
+    start: NonNull<u8>,
+}
+
+impl Raw {
+    fn layout(capacity: usize) -> Layout {
+        Layout::from_size_align(capacity + BLOCK_BYTES, align_of::<usize>())
+            .expect("capacities are far below isize::MAX")
+    }
+
+    fn new(capacity: usize) -> Raw {
+        let layout = Raw::layout(capacity);
+        // SAFETY: the layout's size is not zero: at least one block.
+        let allocation = unsafe { alloc_zeroed(layout) };
+        let allocation = NonNull::new(allocation).unwrap_or_else(|| handle_alloc_error(layout));
+        let before = allocation.align_offset(BLOCK_BYTES);
+        assert!(before <= BLOCK_BYTES, "there is a boundary within a block");
+        // SAFETY: at most one block into an allocation of more than one.
+        let start = unsafe { allocation.add(before) };
+        Raw { allocation, start }
+    }
+
+    /// # Safety
+    /// `new` gave it for this capacity, and nobody uses it any more.
+    unsafe fn free(self, capacity: usize) {
+        // SAFETY: allocated in `new` with this layout; the caller has it alone.
+        unsafe { dealloc(self.allocation.as_ptr(), Raw::layout(capacity)) };
+    }
+}
+
 /// An aligned, initialised allocation that nobody else has.
 struct Block {
-    start: NonNull<u8>,
+    raw: Raw,
     capacity: usize,
 }
 
@@ -53,10 +89,6 @@ unsafe impl Send for Block {}
 unsafe impl Sync for Block {}
 
 impl Block {
-    fn layout(capacity: usize) -> Layout {
-        Layout::from_size_align(capacity, BLOCK_BYTES).expect("capacities are far below isize::MAX")
-    }
-
     fn new(at_least: usize) -> Block {
         let capacity = at_least.max(1).next_multiple_of(BLOCK_BYTES);
         let pooled = class_of(capacity).and_then(|class| {
@@ -64,14 +96,8 @@ impl Block {
                 .ok()
                 .flatten()
         });
-        if let Some(start) = pooled {
-            return Block { start, capacity };
-        }
-        let layout = Block::layout(capacity);
-        // SAFETY: the layout's size is not zero: at least one block.
-        let start = unsafe { alloc_zeroed(layout) };
-        let start = NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout));
-        Block { start, capacity }
+        let raw = pooled.unwrap_or_else(|| Raw::new(capacity));
+        Block { raw, capacity }
     }
 }
 
@@ -82,7 +108,7 @@ impl Drop for Block {
                 let free = &mut pool.borrow_mut().0[class];
                 let room = free.len() < POOLED[class].1;
                 if room {
-                    free.push(self.start);
+                    free.push(self.raw);
                 }
                 room
             })
@@ -90,8 +116,8 @@ impl Drop for Block {
         if class_of(self.capacity).is_some_and(|class| keep(class).unwrap_or(false)) {
             return;
         }
-        // SAFETY: allocated in `new` with this layout, and handed on to nobody.
-        unsafe { dealloc(self.start.as_ptr(), Block::layout(self.capacity)) };
+        // SAFETY: made for this capacity, and handed on to nobody.
+        unsafe { self.raw.free(self.capacity) };
     }
 }
 
@@ -108,7 +134,7 @@ enum Memory {
 impl Memory {
     fn start(&self) -> *const u8 {
         match self {
-            Memory::Block(block) => block.start.as_ptr(),
+            Memory::Block(block) => block.raw.start.as_ptr(),
             Memory::Vec(bytes) => bytes.as_ptr(),
         }
     }
@@ -381,6 +407,24 @@ mod tests {
             "the thread's pool gave it back"
         );
         assert_eq!(again.as_slice(), [0; 10]);
+    }
+
+    #[test]
+    fn memory_of_other_sizes_is_used_again() {
+        // Proves that blocks which no pool keeps, one held while the next is taken, as a window over a log that
+        // moves on, find room where earlier ones were.
+        crate::keep_large_allocations();
+        let size = 5 << 20;
+        let mut places = std::collections::BTreeSet::new();
+        let mut held = BufMut::with_capacity(size);
+        for _ in 0..64 {
+            let next = BufMut::with_capacity(size);
+            assert_eq!(next.base().align_offset(BLOCK_BYTES), 0);
+            places.insert(next.base() as usize);
+            held = next;
+        }
+        drop(held);
+        assert!(places.len() <= 8, "{} places", places.len());
     }
 
     #[test]
