@@ -6,6 +6,7 @@ use super::{
     Config, ConfigError, DEFAULT_LISTENER, ListenerConfig, Origin, Sources,
     section::{Entry, Refusal, Section},
     source::{self, Assignment},
+    value::Raw,
 };
 
 /// More listeners than anyone needs; each costs sockets on every core.
@@ -61,7 +62,8 @@ impl Config {
     fn apply(&mut self, assignment: &Assignment) -> Result<(), ConfigError> {
         let Assignment { path, raw, origin } = assignment;
         let Some((section, key)) = path.split_once('.') else {
-            return Err(self.unknown(assignment));
+            let empty = *raw == Raw::EMPTY_TABLE && self.sections().contains(path);
+            return empty.then_some(()).ok_or_else(|| self.unknown(assignment));
         };
         let outcome = match section {
             "node" => self.node.set(key, raw),
@@ -91,8 +93,12 @@ impl Config {
         rest: &str,
         assignment: &Assignment,
     ) -> Result<Result<(), Refusal>, ConfigError> {
-        let Some((name, key)) = rest.split_once('.') else {
-            return Ok(Err(Refusal::Unknown));
+        // One that sets nothing is a listener with the defaults.
+        let empty = assignment.raw == Raw::EMPTY_TABLE && !rest.contains('.');
+        let (name, key) = match rest.split_once('.') {
+            Some((name, key)) => (name, key),
+            None if empty => (rest, ""),
+            None => return Ok(Err(Refusal::Unknown)),
         };
         let usable = |letter: char| {
             letter.is_ascii_lowercase() || letter.is_ascii_digit() || matches!(letter, '-' | '_')
@@ -107,7 +113,11 @@ impl Config {
         }
         // The key first: a misspelt one must not leave a listener behind.
         let mut listener = self.listeners.get(name).cloned().unwrap_or_default();
-        let outcome = listener.set(key, &assignment.raw);
+        let outcome = if empty {
+            Ok(())
+        } else {
+            listener.set(key, &assignment.raw)
+        };
         if outcome.is_ok() {
             self.listeners.insert(name.to_owned(), listener);
             if self.listeners.len() > LISTENERS_MAX {
@@ -138,11 +148,21 @@ impl Config {
                 .iter()
                 .map(|key| format!("{LISTENERS}.{listener}.{key}")),
         );
+        if !assignment.path.contains('.') {
+            known.extend(self.sections());
+        }
         ConfigError::Unknown {
             path: assignment.path.clone(),
             origin: assignment.origin.clone(),
             suggestion: closest(&assignment.path, &known),
         }
+    }
+
+    /// The names of sections.
+    fn sections(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.entries().into_iter().map(|(name, _)| name).collect();
+        names.push(LISTENERS.to_owned());
+        names
     }
 
     /// Every setting by section, in the order in which they are shown.

@@ -130,15 +130,14 @@ fn read_table(file: &SettingsFile, prefix: &str, table: &DeTable<'_>, all: &mut 
             "" => key.get_ref().to_string(),
             prefix => format!("{prefix}.{}", key.get_ref()),
         };
-        if let DeValue::Table(inner) = value.get_ref() {
-            read_table(file, &path, inner, all);
-        } else {
-            let origin = file.origin(key.span().start);
-            all.push(Assignment {
+        match value.get_ref() {
+            // An empty one is told, too: its name may be wrong.
+            DeValue::Table(inner) if !inner.is_empty() => read_table(file, &path, inner, all),
+            _ => all.push(Assignment {
                 path,
                 raw: read_value(value),
-                origin,
-            });
+                origin: file.origin(key.span().start),
+            }),
         }
     }
 }

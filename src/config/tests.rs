@@ -134,6 +134,30 @@ fn wrong_settings_are_refused_in_one_line() {
 }
 
 #[test]
+fn a_section_that_sets_nothing_is_refused_if_nothing_knows_it() {
+    // Proves: a misspelt name tells of itself also where no setting stands under it.
+    let cases = [
+        (
+            file("[storag]\n"),
+            "unknown setting storag (streambus.toml:1): did you mean storage?",
+        ),
+        (
+            file("[node]\n[node.zebra]\n"),
+            "unknown setting node.zebra (streambus.toml:2): `streambus config show` lists all \
+             settings",
+        ),
+        (
+            file("[data]\ndir = {}\n"),
+            "data.dir = of type table (streambus.toml:2) is refused: it must be a text of 1 to 4096 bytes \
+             without control characters",
+        ),
+    ];
+    for (sources, wanted) in cases {
+        assert_eq!(error_of(&sources), wanted);
+    }
+}
+
+#[test]
 fn broken_toml_is_refused_with_its_line() {
     // Proves: a syntax error names file and line and stays on one line.
     let error = error_of(&file("[node]\nid = = 1\n"));
@@ -205,6 +229,9 @@ fn listeners_replace_the_default_one() {
     assert_eq!(listeners["fixed"].core_port(2), Some(9_402));
     assert_eq!(listeners["fixed"].advertised_core_port(2), Some(20_094));
     assert_eq!(listeners["inside"].advertised_core_port(2), None);
+    let empty = Config::load(&file("[storage]\n[listeners.inside]\n[listeners]\n")).unwrap();
+    let names: Vec<_> = empty.config.listeners.keys().map(String::as_str).collect();
+    assert_eq!(names, ["inside"], "one that sets nothing is one, too");
     let high = ListenerConfig {
         port: 65_000,
         ..ListenerConfig::default()

@@ -20,6 +20,11 @@ pub(super) enum Raw {
     Other(&'static str),
 }
 
+impl Raw {
+    /// A table that sets nothing.
+    pub(super) const EMPTY_TABLE: Raw = Raw::Other("table");
+}
+
 impl Display for Raw {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
