@@ -9,9 +9,9 @@ import urllib.request
 from comparison.brokers import OURS
 from comparison.rows import Void, call
 
-FEED, FEED_PARTITIONS, FEED_BYTES, FEED_RATE = "busy-feed", 200, 1_024, 8_000
-# What each of its partitions keeps: 3 s of the feed. Kafka deletes whole segments, and these are as small as they may be.
-FEED_SETTINGS = ("retention.bytes=131072", "segment.bytes=1048576")
+FEED, FEED_PARTITIONS, FEED_BYTES, FEED_RATE = "busy-feed", 16, 1_024, 8_000
+# What each of its partitions keeps: 2 s of the feed. Kafka deletes whole segments, and these are as small as they may be.
+FEED_SETTINGS = ("retention.bytes=1048576", "segment.bytes=1048576")
 BACKLOG, BACKLOG_PARTITIONS, BACKLOG_RECORDS, BACKLOG_BYTES = "busy-backlog", 16, 4_000_000, 1_024
 REREAD_MB_PER_S = 50
 START_S, STOP_S = 60, 60
