@@ -3,13 +3,14 @@
 //!
 //! The raw writer overwrites a file with one `O_DIRECT`, `O_DSYNC` write at a time, as a commit is written; the raw
 //! reader reads the lane's own tables front to back, 1 MiB at a time. The lane takes one batch a commit, and the next
-//! when that is durable. Nothing is flushed while its commits are measured, and its log files have been used before: a
-//! log in its steady state, alone.
+//! when that is durable. Nothing is flushed while its commits are measured, and its log files and its memory have been
+//! used before: a log in its steady state, alone.
 //!
 //! `cargo bench -p streambus-perf --bench disk`
 
 mod support;
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -22,16 +23,21 @@ use support::{KEY, Owner, batch, noise, spread};
 
 /// How often each of a pair is measured, in turn.
 const ROUNDS: usize = 9;
-/// How long each time.
+/// How long each time, at most.
 const LASTING: Duration = Duration::from_millis(250);
+/// How often commits are: they are measured for a shorter time.
+const COMMIT_ROUNDS: usize = 25;
+/// Bytes of commits each time, at most: less than a memtable, and than the memory that a core keeps for the next.
+const ROUND_BYTES: u64 = 96 << 20;
+const MEMTABLE_BYTES: usize = 128 << 20;
 /// Bytes of a commit, and how much of them its headers and padding take at most.
 const COMMITS: [(usize, usize); 3] = [(4 << 10, 512), (64 << 10, 512), (256 << 10, 512)];
-/// What log files are made with before: more than is written while measuring.
-const LOG_BYTES: u64 = 2_600 << 20;
 const LOG_FILE_BYTES: u64 = 64 << 20;
 /// What is read, and how much at a time.
 const TABLE_BYTES: u64 = 1 << 30;
 const READ_BYTES: usize = 1 << 20;
+/// How many reads a lane's cache holds.
+const CACHED: usize = 64;
 
 /// Appends while it may, with so many batches under way at most; returns bytes of commits a second.
 async fn write(
@@ -86,7 +92,7 @@ async fn raw_writes(file: &File, bytes: usize, way: Way) -> f64 {
     let step = bytes as u64;
     let (mut written, began) = (0, Instant::now());
     let mut next = (0..32).cycle();
-    while began.elapsed() < LASTING {
+    while began.elapsed() < LASTING && written < ROUND_BYTES {
         let at = written % LOG_FILE_BYTES;
         let from = next.next().expect("for ever") * bytes;
         let bytes = &all.slice(from..from + bytes);
@@ -126,22 +132,15 @@ fn noisy(bytes: usize) -> Buf {
     buf.freeze()
 }
 
-/// A lane that keeps everything in memory, or one that flushes soon.
-fn config(memtable_bytes: u64) -> LaneConfig {
-    let files = LOG_BYTES / LOG_FILE_BYTES + 8;
-    LaneConfig {
+async fn open(dir: &Path, memtable_bytes: usize) -> (Rc<Lane>, Rc<Owner>) {
+    let config = LaneConfig {
         wal_file_bytes: LOG_FILE_BYTES,
-        wal_files_max: files,
-        wal_files_spare_max: usize::try_from(files).expect("few"),
-        memtable_bytes: usize::try_from(memtable_bytes).expect("64 bits"),
+        wal_files_spare_max: 8,
+        memtable_bytes,
         scrub_bytes_per_second: 0,
         ..LaneConfig::default()
-    }
-}
-
-async fn open(dir: &Path, memtable_bytes: u64) -> (Rc<Lane>, Rc<Owner>) {
-    let opened = Lane::open(dir, config(memtable_bytes)).await;
-    let (lane, _) = opened.expect("the lane opens");
+    };
+    let (lane, _) = Lane::open(dir, config).await.expect("the lane opens");
     let owner = Rc::new(Owner::default());
     lane.start(Rc::clone(&owner) as Rc<dyn LaneObserver>);
     (lane, owner)
@@ -151,16 +150,22 @@ async fn close(lane: &Lane) {
     lane.close().await.expect("the lane closes");
 }
 
-/// Flushes nearly all that a lane holds in memory.
-async fn flush(dir: &Path) {
-    let (lane, owner) = open(dir, 32 << 20).await;
-    // What fills a memtable is frozen with the next append.
-    let batch = batch(64 << 10);
-    write(&lane, &owner, &batch, 2, &|bytes| bytes > 64 << 20).await;
-    while lane.stats().memtables_frozen > 0 {
-        sleep(Duration::from_millis(20)).await;
+/// Fills the memtable, and waits until it is flushed, its memory is free, and the table is gone.
+async fn flush(lane: &Lane, owner: &Owner, filler: &[u8]) {
+    let flushes = lane.stats().flushes;
+    write(lane, owner, filler, 8, &|_| {
+        let stats = lane.stats();
+        stats.memtables_frozen > 0 || stats.flushes > flushes
+    })
+    .await;
+    while lane.stats().flushes == flushes {
+        sleep(Duration::from_millis(1)).await;
     }
-    close(&lane).await;
+    let end = lane.log_end(KEY).expect("it has batches");
+    lane.set_log_start(KEY, end).await.expect("a log start");
+    while lane.stats().tables > 0 {
+        sleep(Duration::from_millis(1)).await;
+    }
 }
 
 fn report(what: &str, pairs: &[(f64, f64)]) {
@@ -176,36 +181,40 @@ fn report(what: &str, pairs: &[(f64, f64)]) {
 }
 
 async fn commits(dir: &Path) {
-    // Log files that have been used: made, and freed by a flush.
-    let (lane, owner) = open(dir, LOG_BYTES).await;
-    let large = batch(256 << 10);
-    write(&lane, &owner, &large, 8, &|bytes| {
-        bytes > LOG_BYTES - (128 << 20)
-    })
-    .await;
-    close(&lane).await;
+    let (lane, owner) = open(dir, MEMTABLE_BYTES).await;
+    let filler = batch(256 << 10);
+    let file = raw_file(&dir.join("raw"), true).await;
+    // Log files and memory that have been used: one more memtable than there may be at a time.
+    for _ in 0..4 {
+        flush(&lane, &owner, &filler).await;
+    }
     for (bytes, overhead) in COMMITS {
-        flush(dir).await;
-        let (lane, owner) = open(dir, LOG_BYTES).await;
-        let file = raw_file(&dir.join("raw"), true).await;
         let batch = batch(bytes - overhead);
-        let mut pairs = Vec::new();
-        for _ in 0..ROUNDS {
+        let (mut pairs, mut all, mut count) = (Vec::new(), 0, 0);
+        for _ in 0..COMMIT_ROUNDS {
+            // The first after a flush meets what the file system still has to do for it.
+            raw_writes(&file, bytes, Way::Dsync).await;
             let raw = raw_writes(&file, bytes, Way::Dsync).await;
-            let commits = lane.stats().commits;
+            let before = lane.stats();
             let began = Instant::now();
-            let written = write(&lane, &owner, &batch, 1, &|_| began.elapsed() >= LASTING).await;
-            assert!(lane.stats().commits > commits);
+            let written = write(&lane, &owner, &batch, 1, &|written| {
+                began.elapsed() >= LASTING || written >= ROUND_BYTES
+            })
+            .await;
+            let after = lane.stats();
+            assert!(after.flushes == before.flushes && after.memtables_frozen == 0);
+            all += after.commit_bytes - before.commit_bytes;
+            count += after.commits - before.commits;
             pairs.push((raw, written));
+            flush(&lane, &owner, &filler).await;
         }
-        let stats = lane.stats();
-        let each = stats.commit_bytes / stats.commits;
+        let each = all / count;
         report(
             &format!("durable commits of {bytes} B ({each} B each)"),
             &pairs,
         );
-        close(&lane).await;
     }
+    close(&lane).await;
 }
 
 /// Ways to make a write durable, each beside the first.
@@ -232,6 +241,8 @@ async fn raw_reads(dir: &Path) -> f64 {
         direct: true,
         ..OpenOptions::default()
     };
+    // In memory that is not always the same, as a cache's is not.
+    let mut held = VecDeque::new();
     let (mut read, began) = (0, Instant::now());
     for name in streambus_shards::disk::list(dir).expect("the lane's files") {
         if !name.starts_with("table-") {
@@ -240,8 +251,12 @@ async fn raw_reads(dir: &Path) -> f64 {
         let file = File::open(&dir.join(name), options).await.expect("a table");
         let len = file.len().expect("its length");
         for position in (0..len).step_by(READ_BYTES) {
-            let (_, count) = file.read_up_to(position, READ_BYTES).await.expect("a read");
+            let (bytes, count) = file.read_up_to(position, READ_BYTES).await.expect("a read");
             read += count as u64;
+            held.push_back(bytes);
+            if held.len() > CACHED {
+                held.pop_front();
+            }
         }
     }
     rate(read, began.elapsed())

@@ -178,59 +178,76 @@ static void on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *message, void 
         delivered++;
 }
 
-static void one(rd_kafka_conf_t *conf, const char *topic, size_t bytes, int wanted) {
-        char *payload = malloc(bytes);
-        memset(payload, 'x', bytes);
-        set(conf, "linger.ms", "0");
+/* A producer to one topic, and what it sends. */
+struct producer {
+        rd_kafka_t *rk;
+        rd_kafka_topic_t *topic;
+        char *payload;
+        size_t bytes;
+};
+
+static struct producer start_producer(rd_kafka_conf_t *conf, const char *topic, size_t bytes,
+                                      const char *linger_ms) {
+        struct producer all = {.payload = malloc(bytes), .bytes = bytes};
+        memset(all.payload, 'x', bytes);
+        set(conf, "linger.ms", linger_ms);
         set(conf, "acks", "-1");
         rd_kafka_conf_set_dr_msg_cb(conf, on_delivery);
-        rd_kafka_t *rk        = start(RD_KAFKA_PRODUCER, conf);
-        rd_kafka_topic_t *rkt = rd_kafka_topic_new(rk, topic, NULL);
+        all.rk    = start(RD_KAFKA_PRODUCER, conf);
+        all.topic = rd_kafka_topic_new(all.rk, topic, NULL);
+        return all;
+}
+
+/* One record; 0 when the client's buffer is full. */
+static int produce(const struct producer *to, int partition) {
+        if (!rd_kafka_produce(to->topic, partition, RD_KAFKA_MSG_F_COPY, to->payload, to->bytes,
+                              NULL, 0, NULL))
+                return 1;
+        if (rd_kafka_last_error() != RD_KAFKA_RESP_ERR__QUEUE_FULL)
+                fail("produce", rd_kafka_err2str(rd_kafka_last_error()));
+        return 0;
+}
+
+static void end_producer(struct producer *all) {
+        rd_kafka_topic_destroy(all->topic);
+        rd_kafka_destroy(all->rk);
+        free(all->payload);
+}
+
+static void one(rd_kafka_conf_t *conf, const char *topic, size_t bytes, int wanted) {
+        struct producer to = start_producer(conf, topic, bytes, "0");
         for (int i = 0; i < WARM_UP + wanted; i++) {
                 double began = now_us();
-                if (rd_kafka_produce(rkt, 0, RD_KAFKA_MSG_F_COPY, payload, bytes, NULL, 0, NULL))
-                        fail("one", rd_kafka_err2str(rd_kafka_last_error()));
+                if (!produce(&to, 0))
+                        fail("one", "the buffer is full");
                 while (delivered <= i)
-                        rd_kafka_poll(rk, 1000);
+                        rd_kafka_poll(to.rk, 1000);
                 if (i >= WARM_UP)
                         printf("%.1f\n", now_us() - began);
         }
-        rd_kafka_topic_destroy(rkt);
-        rd_kafka_destroy(rk);
-        free(payload);
+        end_producer(&to);
 }
 
 /* As kafka-producer-perf-test does: the client's buffer of 32 MiB is always full. */
 static void load(rd_kafka_conf_t *conf, const char *topic, size_t bytes, int wanted) {
-        int all       = WARM_UP + wanted;
-        char *payload = malloc(bytes);
-        latencies     = calloc((size_t)all, sizeof(*latencies));
-        memset(payload, 'x', bytes);
-        set(conf, "linger.ms", "50");
+        int all   = WARM_UP + wanted;
+        latencies = calloc((size_t)all, sizeof(*latencies));
         set(conf, "batch.size", "65536");
         set(conf, "queue.buffering.max.kbytes", "32768");
-        set(conf, "acks", "-1");
-        rd_kafka_conf_set_dr_msg_cb(conf, on_delivery);
-        rd_kafka_t *rk        = start(RD_KAFKA_PRODUCER, conf);
-        rd_kafka_topic_t *rkt = rd_kafka_topic_new(rk, topic, NULL);
+        struct producer to = start_producer(conf, topic, bytes, "50");
         for (int i = 0; i < all;) {
-                if (!rd_kafka_produce(rkt, RD_KAFKA_PARTITION_UA, RD_KAFKA_MSG_F_COPY, payload,
-                                      bytes, NULL, 0, NULL))
+                if (produce(&to, RD_KAFKA_PARTITION_UA))
                         i++;
-                else if (rd_kafka_last_error() == RD_KAFKA_RESP_ERR__QUEUE_FULL)
-                        rd_kafka_poll(rk, 1);
                 else
-                        fail("load", rd_kafka_err2str(rd_kafka_last_error()));
-                rd_kafka_poll(rk, 0);
+                        rd_kafka_poll(to.rk, 1);
+                rd_kafka_poll(to.rk, 0);
         }
         while (delivered < all)
-                rd_kafka_poll(rk, 1000);
+                rd_kafka_poll(to.rk, 1000);
         for (int i = WARM_UP; i < all; i++)
                 printf("%" PRId64 "\n", latencies[i]);
-        rd_kafka_topic_destroy(rkt);
-        rd_kafka_destroy(rk);
+        end_producer(&to);
         free(latencies);
-        free(payload);
 }
 
 static volatile sig_atomic_t stopped;
@@ -255,30 +272,22 @@ static void pace(double began, double done, double rate) {
         }
 }
 
+/* Does not wait for room: what a full buffer does not take is not sent later, so the pace holds. */
 static void feed(rd_kafka_conf_t *conf, const char *topic, size_t bytes, int rate) {
-        char *payload = malloc(bytes);
-        memset(payload, 'x', bytes);
-        set(conf, "linger.ms", "50");
         set(conf, "sticky.partitioning.linger.ms", "0");
-        set(conf, "acks", "-1");
-        rd_kafka_conf_set_dr_msg_cb(conf, on_delivery);
-        rd_kafka_t *rk        = start(RD_KAFKA_PRODUCER, conf);
-        rd_kafka_topic_t *rkt = rd_kafka_topic_new(rk, topic, NULL);
-        double began          = now_us();
+        struct producer to = start_producer(conf, topic, bytes, "50");
+        double began       = now_us();
         for (int64_t i = 0; !stopped; i++) {
                 int before = delivered;
-                rd_kafka_produce(rkt, RD_KAFKA_PARTITION_UA, RD_KAFKA_MSG_F_COPY, payload, bytes,
-                                 NULL, 0, NULL);
-                rd_kafka_poll(rk, 0);
+                produce(&to, RD_KAFKA_PARTITION_UA);
+                rd_kafka_poll(to.rk, 0);
                 if (!before && delivered)
                         going();
                 if (i % 100 == 99)
                         pace(began, (double)i, rate);
         }
-        rd_kafka_flush(rk, TIMEOUT_MS);
-        rd_kafka_topic_destroy(rkt);
-        rd_kafka_destroy(rk);
-        free(payload);
+        rd_kafka_flush(to.rk, TIMEOUT_MS);
+        end_producer(&to);
 }
 
 static void reread(rd_kafka_conf_t *conf, const char *topic, int partitions, int mb_per_second) {

@@ -1,5 +1,6 @@
 //! Flushed memtables that stay in memory, as readers of a lane meet them.
 
+use std::ops::Range;
 use std::rc::Rc;
 
 use streambus_proto::ids::Offset;
@@ -45,10 +46,20 @@ fn cold(lane: &Lane) -> u64 {
     stats.cache_hits + stats.cache_misses
 }
 
-/// Base offsets of all batches from `from` on, in reads of 10 KB.
-async fn offsets(lane: &Rc<Lane>, index: i32, from: i64) -> Vec<i64> {
-    let all = read_all(lane, key(index), Offset(from), 10_000).await;
-    all.iter().map(|(base, _)| base.0).collect()
+/// Reads, by 10 KB, from where `offsets` begins; finds a batch at each of them and at no other.
+async fn holds(lane: &Rc<Lane>, index: i32, offsets: Range<i64>) {
+    let all = read_all(lane, key(index), Offset(offsets.start), 10_000).await;
+    assert!(
+        all.iter().map(|(base, _)| base.0).eq(offsets.clone()),
+        "of {index}, not {offsets:?} but {} batches",
+        all.len()
+    );
+}
+
+/// Where the first batch of partition 0 at or after a timestamp begins.
+async fn first_at(lane: &Rc<Lane>, timestamp: i64) -> Option<i64> {
+    let hit = lane.offset_for_timestamp(key(0), timestamp).await.unwrap();
+    hit.map(|hit| hit.base_offset.0)
 }
 
 #[test]
@@ -68,13 +79,10 @@ fn what_was_written_last_is_read_in_memory_and_the_rest_from_tables() {
         );
         for index in [0, 1] {
             // Two partitions, 320 KiB less a memtable: 60 batches of each at least.
-            assert_eq!(
-                offsets(&lane, index, 540).await,
-                (540..600).collect::<Vec<_>>()
-            );
+            holds(&lane, index, 540..600).await;
         }
         assert_eq!(cold(&lane), 0, "read in memory");
-        assert_eq!(offsets(&lane, 1, 0).await, (0..600).collect::<Vec<_>>());
+        holds(&lane, 1, 0..600).await;
         assert!(cold(&lane) > 0, "read from tables");
         // All in one read: tables first, then memory.
         let joined = read(&lane, key(0), Offset(0), 10 << 20).await;
@@ -97,10 +105,7 @@ fn kept_memory_is_not_counted_twice_and_follows_the_log_start() {
         let start = lane.enforce_retention(key(0), None, Some(30 * one), 1_000);
         let start = start.unwrap().0;
         assert!((30..=70).contains(&start), "log start {start}");
-        assert_eq!(
-            offsets(&lane, 0, start).await,
-            (start..100).collect::<Vec<_>>()
-        );
+        holds(&lane, 0, start..100).await;
         assert!(
             lane.read(key(0), Offset(start - 1), 1, Offset(100))
                 .is_err()
@@ -111,10 +116,7 @@ fn kept_memory_is_not_counted_twice_and_follows_the_log_start() {
         write(&lane, &[3], 0, 60).await;
         write(&lane, &[0], 100, 400).await;
         for (index, from, end) in [(0, start, 500), (2, 0, 60), (3, 0, 60)] {
-            assert_eq!(
-                offsets(&lane, index, from).await,
-                (from..end).collect::<Vec<_>>()
-            );
+            holds(&lane, index, from..end).await;
         }
         assert!(lane.read(key(1), Offset(0), 1, Offset(1)).is_err());
         lane.close().await.unwrap();
@@ -131,46 +133,22 @@ fn timestamps_are_looked_up_in_kept_memory() {
         let (lane, _, _) = started(dir.path(), config()).await;
         write(&lane, &[0], 0, 500).await;
         for timestamp in [499, 470, 400] {
-            let hit = lane.offset_for_timestamp(key(0), timestamp).await.unwrap();
-            assert_eq!(hit.unwrap().base_offset, Offset(timestamp));
+            assert_eq!(first_at(&lane, timestamp).await, Some(timestamp));
         }
         assert_eq!(cold(&lane), 0, "found in memory");
-        let hit = lane
-            .offset_for_timestamp(key(0), 20)
-            .await
-            .unwrap()
-            .unwrap();
+        let hit = lane.offset_for_timestamp(key(0), 20).await.unwrap();
+        let hit = hit.unwrap();
         assert_eq!(hit.base_offset, Offset(20));
         assert_eq!(BatchInfo::read(&hit.batch).unwrap().max_timestamp, 20);
-        assert!(
-            lane.offset_for_timestamp(key(0), 500)
-                .await
-                .unwrap()
-                .is_none()
-        );
+        assert_eq!(first_at(&lane, 500).await, None);
         assert_eq!(lane.max_timestamp(key(0)), Some(499));
         // One from the future; once it is below the log start, what follows it is no hit.
         append(&lane, key(0), &batch(1, 9_000, &[7; 1_500])).await;
         write(&lane, &[0], 501, 100).await;
-        let hit = lane
-            .offset_for_timestamp(key(0), 600)
-            .await
-            .unwrap()
-            .unwrap();
-        assert_eq!(hit.base_offset, Offset(500));
+        assert_eq!(first_at(&lane, 600).await, Some(500));
         lane.set_log_start(key(0), Offset(501)).await.unwrap();
-        let hit = lane
-            .offset_for_timestamp(key(0), 600)
-            .await
-            .unwrap()
-            .unwrap();
-        assert_eq!(hit.base_offset, Offset(600));
-        assert!(
-            lane.offset_for_timestamp(key(0), 601)
-                .await
-                .unwrap()
-                .is_none()
-        );
+        assert_eq!(first_at(&lane, 600).await, Some(600));
+        assert_eq!(first_at(&lane, 601).await, None);
         lane.close().await.unwrap();
     })
     .unwrap();
