@@ -10,8 +10,7 @@ use crate::buffer::{BLOCK_BYTES, Buf, BufMut};
 #[cfg(any(test, feature = "sim"))]
 use crate::sim::{disk as simulated, world};
 
-/// Largest piece of one read: devices split at their own limit anyway, and pieces of this size travel
-/// side by side.
+/// Largest piece of one read: what stands in the disk's queue before a commit, at most.
 const READ_PIECE_BYTES: usize = 512 << 10;
 
 /// Why a file operation failed, by what the caller does about it.
@@ -200,7 +199,21 @@ impl File {
     /// # Errors
     /// [`DiskError::Short`] if the file ends before.
     pub async fn read_at(&self, position: u64, len: usize) -> Result<Buf, DiskError> {
-        let (buf, got) = self.read_up_to(position, len).await?;
+        self.read_behind(BufMut::with_capacity(len), position, len)
+            .await
+    }
+
+    /// The same, behind what is in `front`, which has room for it: both, as one.
+    ///
+    /// # Errors
+    /// [`DiskError::Short`] if the file ends before.
+    pub async fn read_behind(
+        &self,
+        front: BufMut,
+        position: u64,
+        len: usize,
+    ) -> Result<Buf, DiskError> {
+        let (buf, got) = self.fill(front, position, len).await?;
         if got < len {
             return Err(DiskError::Short {
                 path: self.path.clone(),
@@ -217,7 +230,15 @@ impl File {
     /// # Errors
     /// [`DiskError::Io`].
     pub async fn read_up_to(&self, position: u64, len: usize) -> Result<(Buf, usize), DiskError> {
-        let mut buf = BufMut::with_capacity(len);
+        self.fill(BufMut::with_capacity(len), position, len).await
+    }
+
+    async fn fill(
+        &self,
+        mut buf: BufMut,
+        position: u64,
+        len: usize,
+    ) -> Result<(Buf, usize), DiskError> {
         let mut filled = 0;
         while filled < len {
             let want = (len - filled).min(READ_PIECE_BYTES);

@@ -174,6 +174,7 @@ impl BlockCache {
     fn load(self: &Rc<Self>, table: &Rc<Table>, blocks: Range<u64>) -> Rc<Loading> {
         let loading = Rc::new(Loading::default());
         let key = (table.id(), blocks.start);
+        let front = self.runs.borrow().end_of_a_run(table, blocks.start);
         let kept = self
             .runs
             .borrow_mut()
@@ -182,11 +183,12 @@ impl BlockCache {
         let place = self.line.join();
         let load = async move {
             place.first().await;
-            let read = table.read_blocks(blocks).await;
+            let read = table.read_blocks_behind(&front, blocks).await;
             drop(place);
             match read {
                 Ok(bytes) => {
-                    this.runs.borrow_mut().counts.read_bytes += bytes.len() as u64;
+                    let read_bytes = (bytes.len() - front.len()) as u64;
+                    this.runs.borrow_mut().counts.read_bytes += read_bytes;
                     handle.bytes.replace(Some(bytes));
                 }
                 Err(error) => {
@@ -218,6 +220,17 @@ impl Runs {
         let key = self.covering(table, range)?;
         let run = self.by_place.get(&key)?;
         Some((Rc::clone(&run.loading), run.blocks.start))
+    }
+
+    /// What a run has from here to its end, where the next one begins in it: a batch lies over its end as a rule.
+    fn end_of_a_run(&self, table: &Table, start: u64) -> Buf {
+        let first_block = start..start + 1;
+        let found = self.loading(table.id(), &first_block);
+        let bytes = found.and_then(|(loading, run)| {
+            let bytes = loading.bytes.borrow().clone()?;
+            Some(bytes.slice(within(&(start..run + bytes.len() as u64), run)))
+        });
+        bytes.unwrap_or_else(Buf::empty)
     }
 
     /// Notes that what begins at `start` was used.

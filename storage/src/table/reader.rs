@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use streambus_proto::ids::Offset;
-use streambus_shards::{Buf, DiskError, File, OpenOptions, planted};
+use streambus_shards::{Buf, BufMut, DiskError, File, OpenOptions, planted};
 
 use super::footer::{Footer, TABLE_VERSION, TablePart, Trailer, TrailerRead, checksum};
 use crate::batch::{BATCH_HEADER_BYTES, BatchInfo};
@@ -124,6 +124,18 @@ impl Table {
     /// # Panics
     /// If `blocks` does not come from [`Table::blocks_of`].
     pub(crate) async fn read_blocks(&self, blocks: Range<u64>) -> Result<Buf, StorageError> {
+        self.read_blocks_behind(&[], blocks).await
+    }
+
+    /// The same, when the first of them are known: `front`, which is verified.
+    ///
+    /// # Panics
+    /// If `front` is no whole number of blocks, or all of them.
+    pub(crate) async fn read_blocks_behind(
+        &self,
+        front: &[u8],
+        blocks: Range<u64>,
+    ) -> Result<Buf, StorageError> {
         let block_bytes = self.footer.block_bytes as u64;
         assert!(
             blocks.start.is_multiple_of(block_bytes),
@@ -133,12 +145,20 @@ impl Table {
             blocks.start < blocks.end && blocks.end <= self.footer.data_bytes,
             "empty range"
         );
+        assert!(
+            front.len().is_multiple_of(self.footer.block_bytes) && front.len() < length(&blocks),
+            "{} bytes are known of {blocks:?}",
+            front.len()
+        );
         let wanted = length(&blocks);
         let aligned = wanted.next_multiple_of(BLOCK_BYTES);
         let failed = |source| StorageError::disk(&self.path, source);
+        let mut memory = BufMut::with_capacity(aligned);
+        memory.extend_from_slice(front);
+        let rest = blocks.start + front.len() as u64..blocks.end;
         let read = self
             .file
-            .read_at(blocks.start, aligned)
+            .read_behind(memory, rest.start, aligned - front.len())
             .await
             .map_err(failed)?;
         assert!(
@@ -147,10 +167,11 @@ impl Table {
             read.len()
         );
         let bytes = read.slice(0..wanted);
-        let first = usize::try_from(blocks.start / block_bytes).expect("blocks fit memory");
+        let first = usize::try_from(rest.start / block_bytes).expect("blocks fit memory");
         let crcs = self.footer.block_crcs.iter().skip(first);
-        let mut position = blocks.start;
-        for (block, crc) in bytes.chunks(self.footer.block_bytes).zip(crcs) {
+        let mut position = rest.start;
+        let unknown = bytes.slice(front.len()..wanted);
+        for (block, crc) in unknown.chunks(self.footer.block_bytes).zip(crcs) {
             let holds = checksum(self.nonce, self.id(), position, block) == *crc;
             if !holds && !planted::on("skip-table-crc") {
                 let what = "a block's checksum does not hold";
