@@ -4,13 +4,13 @@
 //! The raw writer overwrites a file with one `O_DIRECT`, `O_DSYNC` write at a time, as a commit is written; the raw
 //! reader reads the lane's own tables front to back, 1 MiB at a time. The lane takes one batch a commit, and the next
 //! when that is durable. Nothing is flushed while its commits are measured, and its log files and its memory have been
-//! used before: a log in its steady state, alone.
+//! used before: a log in its steady state, alone. Once more with memory that the process has just got, as in a broker's
+//! first gigabytes.
 //!
 //! `cargo bench -p streambus-perf --bench disk`
 
 mod support;
 
-use std::collections::VecDeque;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -30,14 +30,15 @@ const COMMIT_ROUNDS: usize = 25;
 /// Bytes of commits each time, at most: less than a memtable, and than the memory that a core keeps for the next.
 const ROUND_BYTES: u64 = 96 << 20;
 const MEMTABLE_BYTES: usize = 128 << 20;
+/// More than is written while measuring: a lane that keeps so much has its memory from the kernel each time.
+const NEW_MEMORY_BYTES: usize = 16 << 30;
 /// Bytes of a commit, and how much of them its headers and padding take at most.
-const COMMITS: [(usize, usize); 3] = [(4 << 10, 512), (64 << 10, 512), (256 << 10, 512)];
+const COMMITS: [usize; 3] = [4 << 10, 64 << 10, 256 << 10];
+const HEADER_BYTES_MAX: usize = 512;
 const LOG_FILE_BYTES: u64 = 64 << 20;
 /// What is read, and how much at a time.
 const TABLE_BYTES: u64 = 1 << 30;
 const READ_BYTES: usize = 1 << 20;
-/// How many reads a lane's cache holds.
-const CACHED: usize = 64;
 
 /// Appends while it may, with so many batches under way at most; returns bytes of commits a second.
 async fn write(
@@ -132,11 +133,12 @@ fn noisy(bytes: usize) -> Buf {
     buf.freeze()
 }
 
-async fn open(dir: &Path, memtable_bytes: usize) -> (Rc<Lane>, Rc<Owner>) {
+async fn open(dir: &Path, memtable_bytes: usize, kept_bytes: usize) -> (Rc<Lane>, Rc<Owner>) {
     let config = LaneConfig {
         wal_file_bytes: LOG_FILE_BYTES,
         wal_files_spare_max: 8,
         memtable_bytes,
+        memtables_kept_bytes: kept_bytes,
         scrub_bytes_per_second: 0,
         ..LaneConfig::default()
     };
@@ -150,7 +152,7 @@ async fn close(lane: &Lane) {
     lane.close().await.expect("the lane closes");
 }
 
-/// Fills the memtable, and waits until it is flushed, its memory is free, and the table is gone.
+/// Fills the memtable, and waits until it is flushed.
 async fn flush(lane: &Lane, owner: &Owner, filler: &[u8]) {
     let flushes = lane.stats().flushes;
     write(lane, owner, filler, 8, &|_| {
@@ -161,6 +163,10 @@ async fn flush(lane: &Lane, owner: &Owner, filler: &[u8]) {
     while lane.stats().flushes == flushes {
         sleep(Duration::from_millis(1)).await;
     }
+}
+
+/// Lets go of all that is written, and waits until it is gone.
+async fn forget(lane: &Lane) {
     let end = lane.log_end(KEY).expect("it has batches");
     lane.set_log_start(KEY, end).await.expect("a log start");
     while lane.stats().tables > 0 {
@@ -180,21 +186,23 @@ fn report(what: &str, pairs: &[(f64, f64)]) {
     );
 }
 
-async fn commits(dir: &Path) {
-    let (lane, owner) = open(dir, MEMTABLE_BYTES).await;
+/// Commits of some sizes, into memory that was used before, or that is new to the process each time.
+async fn commits(dir: &Path, sizes: &[usize], memory_is_new: bool) {
+    let kept_bytes = if memory_is_new { NEW_MEMORY_BYTES } else { 0 };
+    let (lane, owner) = open(dir, MEMTABLE_BYTES, kept_bytes).await;
     let filler = batch(256 << 10);
     let file = raw_file(&dir.join("raw"), true).await;
     // Log files and memory that have been used: one more memtable than there may be at a time.
     for _ in 0..4 {
         flush(&lane, &owner, &filler).await;
     }
-    for (bytes, overhead) in COMMITS {
-        let batch = batch(bytes - overhead);
+    for bytes in sizes {
+        let batch = batch(bytes - HEADER_BYTES_MAX);
         let (mut pairs, mut all, mut count) = (Vec::new(), 0, 0);
         for _ in 0..COMMIT_ROUNDS {
             // The first after a flush meets what the file system still has to do for it.
-            raw_writes(&file, bytes, Way::Dsync).await;
-            let raw = raw_writes(&file, bytes, Way::Dsync).await;
+            raw_writes(&file, *bytes, Way::Dsync).await;
+            let raw = raw_writes(&file, *bytes, Way::Dsync).await;
             let before = lane.stats();
             let began = Instant::now();
             let written = write(&lane, &owner, &batch, 1, &|written| {
@@ -207,10 +215,14 @@ async fn commits(dir: &Path) {
             count += after.commits - before.commits;
             pairs.push((raw, written));
             flush(&lane, &owner, &filler).await;
+            if !memory_is_new {
+                forget(&lane).await;
+            }
         }
         let each = all / count;
+        let into = if memory_is_new { ", new memory" } else { "" };
         report(
-            &format!("durable commits of {bytes} B ({each} B each)"),
+            &format!("durable commits of {bytes} B ({each} B each){into}"),
             &pairs,
         );
     }
@@ -221,7 +233,7 @@ async fn commits(dir: &Path) {
 async fn ways(dir: &Path) {
     let dsync = raw_file(&dir.join("dsync"), true).await;
     let plain = raw_file(&dir.join("plain"), false).await;
-    for (bytes, _) in COMMITS {
+    for bytes in COMMITS {
         let (mut then_sync, mut linked) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
             let first = raw_writes(&dsync, bytes, Way::Dsync).await;
@@ -241,8 +253,6 @@ async fn raw_reads(dir: &Path) -> f64 {
         direct: true,
         ..OpenOptions::default()
     };
-    // In memory that is not always the same, as a cache's is not.
-    let mut held = VecDeque::new();
     let (mut read, began) = (0, Instant::now());
     for name in streambus_shards::disk::list(dir).expect("the lane's files") {
         if !name.starts_with("table-") {
@@ -251,12 +261,8 @@ async fn raw_reads(dir: &Path) -> f64 {
         let file = File::open(&dir.join(name), options).await.expect("a table");
         let len = file.len().expect("its length");
         for position in (0..len).step_by(READ_BYTES) {
-            let (bytes, count) = file.read_up_to(position, READ_BYTES).await.expect("a read");
+            let (_, count) = file.read_up_to(position, READ_BYTES).await.expect("a read");
             read += count as u64;
-            held.push_back(bytes);
-            if held.len() > CACHED {
-                held.pop_front();
-            }
         }
     }
     rate(read, began.elapsed())
@@ -277,7 +283,7 @@ async fn lane_reads(lane: &Rc<Lane>, end: Offset) -> f64 {
 }
 
 async fn reads(dir: &Path) {
-    let (lane, owner) = open(dir, 32 << 20).await;
+    let (lane, owner) = open(dir, 32 << 20, 0).await;
     write(&lane, &owner, &batch(64 << 10), 64, &|bytes| {
         bytes > TABLE_BYTES
     })
@@ -298,12 +304,13 @@ async fn reads(dir: &Path) {
 fn main() {
     println!("| Pattern | `O_DSYNC`, or raw; MB/s | other way, or lane; MB/s | by the first |");
     println!("|---|---|---|---|");
-    for part in ["ways", "commits", "reads"] {
+    for part in ["ways", "commits", "new memory", "reads"] {
         let dir = tempfile::tempdir_in(".").expect("a directory on the disk of this one");
         let outcome = run_alone(async {
             match part {
                 "ways" => ways(dir.path()).await,
-                "commits" => commits(dir.path()).await,
+                "commits" => commits(dir.path(), &COMMITS, false).await,
+                "new memory" => commits(dir.path(), &COMMITS[2..], true).await,
                 _ => reads(dir.path()).await,
             }
         });
