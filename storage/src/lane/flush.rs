@@ -276,6 +276,8 @@ pub(crate) async fn write_manifest(dir: &Path, manifest: &Manifest) -> Result<u6
     let path = dir.join(names::MANIFEST);
     let failed = |source| StorageError::disk(&path, source);
     disk::rename(&unfinished, &path).await.map_err(failed)?;
+    // Whatever this one says, a want of space too: the manifest may be out, and must not be taken for unwritten.
+    let failed = |source| StorageError::Disk { file: path, source };
     disk::sync_dir(dir).await.map_err(failed)?;
     Ok(length)
 }

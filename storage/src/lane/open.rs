@@ -21,11 +21,10 @@ use crate::cache::BlockCache;
 use crate::config::LaneConfig;
 use crate::error::StorageError;
 use crate::key::PartitionKey;
-use crate::manifest::{MANIFEST_VERSION, Manifest, ManifestError};
+use crate::manifest::{MANIFEST_VERSION, Manifest, ManifestError, PartitionEntry};
 use crate::names::{self, FileKind};
 use crate::partition::{Partition, TableRange};
 use crate::table::reader::Table;
-use crate::wal::WalPlace;
 use crate::wal::buffer::{FramedBatch, WalBounds, WalBuffer};
 use crate::wal::files::WalFiles;
 use crate::wal::record::{
@@ -33,6 +32,7 @@ use crate::wal::record::{
     WAL_VERSION,
 };
 use crate::wal::replay::{Fed, Need, Replay, WalEnd};
+use crate::wal::{WalPlace, missing_file};
 
 /// How much of the WAL is read at once: more than the largest commit, by default, or each would be read
 /// twice, once to its header and once from there.
@@ -144,6 +144,8 @@ fn buffer(config: &LaneConfig, nonce: Nonce, place: WalPlace) -> WalBuffer {
 async fn list(dir: &Path) -> Result<Listing, StorageError> {
     let failed = |source| StorageError::disk(dir, source);
     disk::make_dir_all(dir).await.map_err(failed)?;
+    // The process before may have died between giving a file its name and making the name durable.
+    disk::sync_dir(dir).await.map_err(failed)?;
     let mut listing = Listing::default();
     for name in disk::list(dir).map_err(failed)? {
         match FileKind::of(&name) {
@@ -238,8 +240,9 @@ async fn open_wal(
         wal.insert(*epoch, Rc::new(file));
     }
     // The first manifest is written before the first WAL file, the second after it.
-    if manifest.generation > 1 && !wal.contains_key(&manifest.floor.epoch) {
-        let path = files.path(manifest.floor.epoch);
+    let begun = manifest.generation > 1;
+    if let Some(epoch) = missing_file(&wal, manifest.floor.epoch, begun) {
+        let path = files.path(epoch);
         return Err(StorageError::corrupt(&path, 0, "the WAL file is missing"));
     }
     Ok((wal, lengths))
@@ -263,7 +266,9 @@ struct BatchInfoOf {
 impl Opening {
     /// Opens the tables and hands their ranges to the manifest's partitions.
     async fn tables(&mut self, dir: &Path, manifest: &Manifest) -> Result<(), StorageError> {
-        for entry in &manifest.partitions {
+        // Those that begin behind the floor are in the WAL, or nowhere; manifests told of them once.
+        let in_tables = |entry: &&PartitionEntry| entry.created_sequence < manifest.floor.sequence;
+        for entry in manifest.partitions.iter().filter(in_tables) {
             if self.state.slot_of(entry.key).is_some() {
                 let path = dir.join(names::MANIFEST);
                 return Err(StorageError::corrupt(

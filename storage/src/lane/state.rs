@@ -581,6 +581,9 @@ impl State {
     }
 
     /// The manifest as of now.
+    ///
+    /// It knows no partition that began behind its floor: the WAL tells of that. The record that began it may never
+    /// become durable, and then its sequence number is given to another.
     pub(crate) fn manifest(&self, floor: WalPlace, new_tables: &[TableEntry]) -> Manifest {
         let known = self.tables.values().map(|live| TableEntry {
             id: live.table.id(),
@@ -600,6 +603,7 @@ impl State {
                 .partitions
                 .iter()
                 .flatten()
+                .filter(|known| known.created_sequence < floor.sequence)
                 .map(|known| known.entry())
                 .collect(),
         }

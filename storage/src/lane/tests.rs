@@ -12,6 +12,7 @@ use super::*;
 use crate::batch::BatchInfo;
 use crate::batch::tests::batch;
 use crate::config::LaneConfig;
+use crate::names;
 
 mod caching;
 mod cleaning;
@@ -177,6 +178,36 @@ fn what_was_appended_is_there_after_a_restart() {
         assert_eq!(recovery.partitions[1].log_end, Offset(15));
         assert_eq!(read_all(&lane, key(1), Offset(0), 1000).await, before);
         lane.close().await.unwrap();
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_manifest_knows_no_partition_that_is_not_durable() {
+    // Proves that sequence numbers which a crash gave back hide nothing of a partition that had taken them: it
+    // is in the WAL behind the manifest's floor, or it is not.
+    let dir = tempfile::tempdir().unwrap();
+    run_alone(async {
+        // Nothing is written of these records: the lane is not started.
+        let (lane, _) = Lane::open(dir.path(), small()).await.unwrap();
+        for _ in 0..10 {
+            append(&lane, key(0), &batch(1, 0, b"never durable")).await;
+        }
+        append(&lane, key(1), &batch(1, 0, b"never durable")).await;
+        let manifest = {
+            let state = lane.state.borrow();
+            state.manifest(state.floor, &[])
+        };
+        lane.write_manifest(&manifest).await.unwrap();
+        drop(lane);
+        for end in 1..4 {
+            let (lane, _, recovery) = started(dir.path(), small()).await;
+            assert_eq!(lane.log_end(key(1)).unwrap_or_default(), Offset(end - 1));
+            assert_eq!(recovery.partitions.len(), usize::from(end > 1));
+            append(&lane, key(1), &batch(1, 0, b"acknowledged")).await;
+            durable(&lane, key(1), Offset(end)).await;
+            lane.close().await.unwrap();
+        }
     })
     .unwrap();
 }
@@ -435,6 +466,36 @@ fn damage_is_told_and_changes_nothing() {
             open().await,
             Err(StorageError::OtherVersion { found: 9, .. })
         ));
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_log_file_that_is_gone_is_told() {
+    // Proves that the last file with commits is missed, too, when the one that was made ready behind it is empty.
+    let dir = tempfile::tempdir().unwrap();
+    let config = || LaneConfig {
+        memtable_bytes: 512 << 10, // Nothing is flushed.
+        ..small()
+    };
+    run_alone(async {
+        let (lane, _, _) = started(dir.path(), config()).await;
+        let mut end = Offset(0);
+        while lane.state.borrow().buffer.place().epoch < 2 {
+            end = append(&lane, key(0), &batch(1, 0, &[7; 5_000])).await;
+        }
+        durable(&lane, key(0), end).await;
+        while !dir.path().join(names::wal(3)).exists() {
+            streambus_shards::yield_now().await;
+        }
+        lane.close().await.unwrap();
+        let gone = dir.path().join(names::wal(2));
+        std::fs::remove_file(&gone).unwrap();
+        let opened = Lane::open(dir.path(), config()).await.map(drop);
+        assert!(
+            matches!(&opened, Err(StorageError::Corrupt { file, .. }) if *file == gone),
+            "{opened:?}"
+        );
     })
     .unwrap();
 }

@@ -14,6 +14,7 @@
 //! ([`Replay::feed`]), so that the whole decision is tested over arrays.
 
 use std::collections::BTreeMap;
+use std::ops::Bound::{Excluded, Unbounded};
 
 use streambus_shards::planted;
 
@@ -255,7 +256,7 @@ impl Replay {
     fn enter_file_after(&mut self, epoch: u64) {
         let next = self
             .files
-            .range(epoch + 1..)
+            .range((Excluded(epoch), Unbounded))
             .next()
             .map(|(epoch, _)| *epoch);
         self.state = match next {

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use streambus_shards::sim::{self, HostId, Kill, Simulation, Stream, World};
-use streambus_shards::sleep;
+use streambus_shards::{disk, sleep};
 
 use super::*;
 use crate::batch::place_batch;
 use crate::config::SyncMode;
+use crate::names;
 
 const DIR: &str = "/data/lane";
 const LIVES: u64 = 6;
@@ -221,4 +222,62 @@ fn what_was_promised_survives_power_failures_and_kills() {
 fn what_was_promised_survives_a_disk_that_goes_wrong() {
     // Proves the same with failing syncs and writes, a full disk and a slow one before the end of a life.
     over(1_000..1_060, true);
+}
+
+#[test]
+fn names_that_a_dead_process_left_are_durable_before_anything_is_built_on_them() {
+    // Proves that nothing is acknowledged into a log file whose name a power failure takes back: the process that
+    // renamed it died before it synced the directory.
+    let config = || LaneConfig {
+        memtable_bytes: 512 << 10, // Nothing is flushed: a manifest would sync the directory.
+        ..small()
+    };
+    for seed in 0..30 {
+        let report = sim::run(Simulation::new(seed), move |world| async move {
+            let host = world.add_host([10, 0, 0, 1].into());
+            let disk = world.disk(host);
+            disk.create_dir_all("/data");
+            world.boot(host);
+            let renamed = world.spawn_on(host, async move {
+                let (lane, _, _) = started(Path::new(DIR), config()).await;
+                let end = append(&lane, key(0), &batch(1, 0, b"first")).await;
+                durable(&lane, key(0), end).await;
+                let epoch = lane.state.borrow().buffer.place().epoch + 1;
+                let name = Path::new(DIR).join(names::wal(epoch));
+                while !disk::exists(&name) {
+                    sleep(Duration::from_millis(1)).await;
+                }
+                lane.close().await.unwrap();
+                let unfinished = Path::new(DIR).join(names::wal_new(epoch));
+                disk::rename(&name, &unfinished).await.unwrap();
+                disk::sync_dir(Path::new(DIR)).await.unwrap();
+                disk::rename(&unfinished, &name).await.unwrap();
+            });
+            renamed.await;
+            world.kill(host, Kill::Process);
+            disk.set_capacity("/data", Some(disk.used_bytes()));
+            world.boot(host);
+            let promised = world.spawn_on(host, async move {
+                let (lane, _, _) = started(Path::new(DIR), config()).await;
+                let first = lane.state.borrow().buffer.place().epoch;
+                while lane.state.borrow().durable.epoch == first {
+                    let end = append(&lane, key(0), &batch(1, 0, &[7; 5_000])).await;
+                    durable(&lane, key(0), end).await;
+                }
+                lane.durable_end(key(0)).unwrap()
+            });
+            let promised = promised.await;
+            world.kill(host, Kill::Power);
+            disk.set_capacity("/data", None);
+            world.boot(host);
+            let checked = world.spawn_on(host, async move {
+                let (lane, _, _) = started(Path::new(DIR), config()).await;
+                assert_eq!(lane.log_end(key(0)), Some(promised));
+            });
+            checked.await;
+        });
+        if let Err(failure) = report.result {
+            panic!("seed {seed}: {failure}\n{:#?}", report.notes);
+        }
+    }
 }
