@@ -92,6 +92,14 @@ pub struct MetadataLog {
 }
 
 impl MetadataLog {
+    /// Whether there is a log in `dir`.
+    ///
+    /// # Errors
+    /// If it can't be listed.
+    pub fn is_in(dir: &Path) -> Result<bool, LogError> {
+        Ok(disk::exists(dir) && !Files::list(dir)?.is_empty())
+    }
+
     /// Opens the log in `dir`, or makes it with `identity` if there is none. The directory belongs
     /// to whoever is in it: compare [`Image::identity`] with what is configured. Files that are made
     /// are `file_bytes` long; those that are there stay as they are.
@@ -115,7 +123,7 @@ impl MetadataLog {
     ) -> Result<Opened, LogError> {
         disk::make_dir_all(dir).await?;
         let files = Files::list(dir)?;
-        if files.logs.is_empty() && files.snapshots.is_empty() {
+        if files.is_empty() {
             let image = Image::empty(identity, statics);
             let log = MetadataLog::create(dir, &image, sizes).await?;
             keep_reserve(dir, sizes.reserve_bytes).await?;
@@ -415,6 +423,10 @@ impl Files {
             logs: of(".log"),
             snapshots: of(".snapshot"),
         })
+    }
+
+    fn is_empty(&self) -> bool {
+        self.logs.is_empty() && self.snapshots.is_empty()
     }
 }
 

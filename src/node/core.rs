@@ -13,15 +13,12 @@ use streambus_storage::{Lane, Recovery};
 
 use super::NodeError;
 use super::listeners::listen;
-use super::prepare::{Start, open_metadata};
+use super::prepare::{LANE_PREFIX, Start, open_metadata};
 use crate::kafka::Broker;
 use crate::metadata::log::Opened;
-use crate::metadata::{Controller, Limits};
+use crate::metadata::{Controller, Image, Limits};
 use crate::shard::op::{Op, Reply};
 use crate::shard::{OpenedLane, Shard};
-
-/// Lane directories are `lane-0`, `lane-1`, and so on.
-const LANE_PREFIX: &str = "lane-";
 
 /// A core's whole life: recovery, service, drain.
 ///
@@ -33,7 +30,7 @@ pub async fn run_core(start: Arc<Start>, context: CoreContext<Op, Reply>) -> Res
     start.around.health.set(State::Recovering);
     let opened = open_metadata(&directory, start.identity.clone(), &start.config).await;
     let Opened { image, log, .. } = or_halt(opened.map_err(|error| error.to_string())).await;
-    let lanes = or_halt(open_lanes(&start, core).await).await;
+    let lanes = or_halt(open_lanes(&start, core, &image).await).await;
     let leads = core == 0;
     let controller = leads.then(|| Rc::new(Controller::new(Limits::from(&start.config.limits))));
     let controller_image = leads.then(|| image.clone());
@@ -125,11 +122,21 @@ async fn stop_when_asked(shard: Rc<Shard>) {
     shard.drain_all().await;
 }
 
-async fn open_lanes(start: &Start, core: usize) -> Result<Vec<OpenedLane>, String> {
+/// Opens the core's lanes. What the metadata knows to be in them must be there: a lane that is not found is
+/// not begun anew, for its offsets would be given out again.
+async fn open_lanes(start: &Start, core: usize, image: &Image) -> Result<Vec<OpenedLane>, String> {
     let mut opened = Vec::new();
     for number in (0..start.identity.lanes).filter(|lane| usize::from(*lane) % start.cores == core)
     {
         let directory = Path::new(&start.config.data.dir).join(format!("{LANE_PREFIX}{number}"));
+        let known = image.lane_partitions().get(usize::from(number));
+        let known = known.copied().unwrap_or(0);
+        if known > 0 && !Lane::is_in(&directory) {
+            return Err(format!(
+                "lane {number} has {known} partitions, and there is no lane in {}: mount or restore it; should it be lost, `streambus storage repair` begins it anew, empty",
+                directory.display()
+            ));
+        }
         let began = now();
         let (lane, recovery) = Lane::open(&directory, start.config.storage.lane())
             .await
@@ -144,6 +151,18 @@ async fn open_lanes(start: &Start, core: usize) -> Result<Vec<OpenedLane>, Strin
             cut_bytes,
             quarantined,
         } = recovery;
+        for found in &partitions {
+            let key = found.key;
+            let topic = image.topic_by_id(key.topic);
+            let place = topic.and_then(|topic| topic.partition(key.index));
+            if let Some(place) = place.filter(|place| place.lane != number) {
+                return Err(format!(
+                    "partition {key} is in {}, and belongs to lane {}: give the directories their own names again",
+                    directory.display(),
+                    place.lane
+                ));
+            }
+        }
         tracing::info!(
             lane = number,
             partitions = partitions.len(),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use streambus_ops::{Health, Registry};
 use streambus_shards::{DirLock, Instant, LockError, disk, memory_bytes, rng_u64};
+use streambus_storage::Lane;
 
 use super::listeners::TakenListener;
 use super::{NodeError, Ready, ReadyListener};
@@ -14,6 +15,10 @@ use crate::kafka::ConnectionLimits;
 use crate::metadata::broker_config::statics;
 use crate::metadata::log::{LogError, MetadataLog, Opened};
 use crate::metadata::{Identity, NodeId};
+
+/// Lane directories are `lane-0`, `lane-1`, and so on.
+pub(super) const LANE_PREFIX: &str = "lane-";
+const METADATA: &str = "metadata";
 
 /// What a node tells about itself, and to whom.
 pub struct Surroundings {
@@ -121,6 +126,7 @@ async fn identify(directory: &Path, config: &Config, cores: usize) -> Result<Ide
         node: NodeId(u16::try_from(config.node.id).expect("bounded by the settings")),
         lanes: u16::try_from(lanes).expect("bounded by the settings"),
     };
+    refuse_lanes_alone(directory).map_err(failed)?;
     let mut opened = open_metadata(directory, new.clone(), config)
         .await
         .map_err(|error| failed(error.to_string()))?;
@@ -165,6 +171,24 @@ async fn identify(directory: &Path, config: &Config, cores: usize) -> Result<Ide
     Ok(opened.image.identity().clone())
 }
 
+/// Refuses a directory with lanes and without metadata: the topics in them would be unknown ever after.
+fn refuse_lanes_alone(directory: &Path) -> Result<(), String> {
+    let metadata = directory.join(METADATA);
+    if MetadataLog::is_in(&metadata).map_err(|error| error.to_string())? {
+        return Ok(());
+    }
+    let names = disk::list(directory).map_err(|error| error.to_string())?;
+    let is_lane =
+        |name: &&String| name.starts_with(LANE_PREFIX) && Lane::is_in(&directory.join(name));
+    match names.iter().find(is_lane) {
+        Some(lane) => Err(format!(
+            "it has {lane}, and no metadata in {}, which says what the lanes hold: mount or restore it, or choose another directory",
+            metadata.display()
+        )),
+        None => Ok(()),
+    }
+}
+
 fn new_cluster_id() -> String {
     let bits = u128::from(rng_u64()) << 64 | u128::from(rng_u64());
     streambus_proto::ids::TopicId(bits.to_be_bytes()).to_string()
@@ -176,7 +200,7 @@ pub(super) async fn open_metadata(
     config: &Config,
 ) -> Result<Opened, LogError> {
     MetadataLog::open(
-        &directory.join("metadata"),
+        &directory.join(METADATA),
         identity,
         Arc::new(statics(config)),
         config.data.metadata_log_bytes,

@@ -69,13 +69,11 @@ impl Lane {
                 partition.durable_end >= *end,
                 "flushing what is not durable"
             );
-            let annotated = !annotation.is_empty();
-            let offset = *end;
-            let fresh = || Annotation {
-                offset,
+            // Without bytes, too: should its tables be lost, this is what tells where its log ended.
+            partition.annotation = Some(Annotation {
+                offset: *end,
                 bytes: annotation.clone(),
-            };
-            partition.annotation = annotated.then(fresh);
+            });
             let batches = partition.mem.batches_between(*start, *end);
             if !batches.is_empty() {
                 let bytes = batches.iter().map(|batch| batch.bytes.len() as u64).sum();

@@ -89,6 +89,11 @@ struct Listing {
 }
 
 impl Lane {
+    /// Whether there is a lane in `dir`: one that was opened has its manifest from then on.
+    pub fn is_in(dir: &Path) -> bool {
+        disk::exists(&dir.join(names::MANIFEST))
+    }
+
     /// Opens the lane in `dir`, which is created if it is not there.
     ///
     /// # Errors

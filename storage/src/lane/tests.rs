@@ -369,6 +369,31 @@ fn timestamps_epochs_and_annotations_survive() {
     .unwrap();
 }
 
+#[test]
+fn the_manifest_knows_where_a_flushed_log_ends() {
+    // Proves that the end of a log which is in tables alone does not depend on them, though its owner has no state:
+    // a repair that drops them must not give its offsets out again.
+    let dir = tempfile::tempdir().unwrap();
+    run_alone(async {
+        let (lane, _, _) = started(dir.path(), small()).await;
+        append(&lane, key(1), &batch(3, 5, b"idle since")).await;
+        let payload = vec![1; 2_000];
+        for _ in 0..150 {
+            append(&lane, key(0), &batch(1, 5, &payload)).await;
+        }
+        durable(&lane, key(0), Offset(150)).await;
+        lane.close().await.unwrap();
+        let (lane, _, recovery) = started(dir.path(), small()).await;
+        lane.close().await.unwrap();
+        let [_, idle] = recovery.partitions.as_slice() else {
+            panic!("{:?}", recovery.partitions);
+        };
+        assert_eq!((idle.key, idle.tail.len()), (key(1), 0));
+        assert_eq!(idle.annotation, Some((Offset(3), Vec::new())));
+    })
+    .unwrap();
+}
+
 /// A closed lane with a partition in tables and WAL.
 async fn closed_lane(at: &Path) {
     let (lane, _, _) = started(at, small()).await;

@@ -152,6 +152,30 @@ fn rows_8_and_36_damaged_metadata_or_manifest_keeps_the_node_down_and_deletes_no
 }
 
 #[test]
+fn a_lane_or_the_metadata_that_is_not_there_keeps_the_node_down() {
+    // Proves that what the one knows of the other is looked for: a lane whose disk is not mounted is not begun
+    // anew at offset 0, lanes without metadata are not taken for nobody's, and lanes that changed places are told.
+    for (gone, told) in [(LANE, LANE), ("/data/metadata", "no metadata")] {
+        rigged(1, move |rig| async move {
+            assert_eq!(rig.produce(60, DELIVERY_MS).await, 60);
+            rig.node.stop().await;
+            let disk = rig.world.disk(rig.node.host());
+            assert!(disk.lose_files(gone) > 0, "there were files in {gone}");
+            let before = disk.files();
+            let said = rig.restart().await.expect_err("it is not there");
+            assert!(said.contains(told), "{said}");
+            let made: Vec<_> = disk
+                .files()
+                .into_iter()
+                .filter(|file| !before.contains(file))
+                .filter(|(path, _)| path.starts_with(gone))
+                .collect();
+            assert_eq!(made, [], "nothing was begun");
+        });
+    }
+}
+
+#[test]
 fn row_9_a_misdirected_write_is_never_served_as_if_it_were_right() {
     // Proves that a block which landed elsewhere is told from the one that belongs there: on one node the
     // record may be lost, but what is read is what was sent, at its offset.

@@ -182,6 +182,26 @@ impl DiskFaults {
         });
     }
 
+    /// Takes the files below `under` away for good, as when another disk, or none, is mounted there. Returns how many.
+    ///
+    /// # Panics
+    /// If one is open.
+    pub fn lose_files(&self, under: impl AsRef<Path>) -> usize {
+        let under = under.as_ref();
+        self.note(&format!("the files below {} are gone", under.display()));
+        let mut files = self.files();
+        files.retain(|(path, _)| path.starts_with(under));
+        self.with(|disk| {
+            for (path, _) in &files {
+                let is_open = disk.files.all_opened().any(|open| open.path == *path);
+                assert!(!is_open, "{} is open", path.display());
+                disk.files.remove(path).expect("just listed");
+            }
+            disk.files.settle_names();
+        });
+        files.len()
+    }
+
     /// Bytes that files use, in whole pages, those without a name too as long as they are open.
     pub fn used_bytes(&self) -> u64 {
         self.with(|disk| disk.files.used(Path::new("/")))
