@@ -155,6 +155,8 @@ pub struct StorageMetrics {
     pub disk_bytes: Gauge,
     /// Free on the file system.
     pub disk_free_bytes: Gauge,
+    /// 1 while produce is refused for want of space.
+    pub low_space: Gauge,
     /// Cold reads served from the block cache.
     pub cache_hits: Counter,
     /// Cold reads that had to read the disk.
@@ -213,6 +215,7 @@ impl StorageMetrics {
             memtable_bytes: gauge(families::MEMTABLE_BYTES),
             disk_bytes: gauge(families::DISK_BYTES),
             disk_free_bytes: gauge(families::DISK_FREE_BYTES),
+            low_space: gauge(families::LOW_SPACE),
             cache_hits: counter(families::CACHE_HITS),
             cache_misses: counter(families::CACHE_MISSES),
             memtables_kept_bytes: gauge(families::MEMTABLES_KEPT_BYTES),

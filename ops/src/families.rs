@@ -101,6 +101,8 @@ families! {
         "Bytes of table data in the block cache.";
     DISK_FREE_BYTES = "streambus_disk_free_bytes", Kind::Gauge,
         "Bytes free on the data directory's file system.";
+    LOW_SPACE = "streambus_low_space", Kind::Gauge,
+        "1 while produce is refused because less than storage.min_free_bytes is free, else 0.";
     CORE_STALLS = "streambus_core_stalls_total", Kind::Counter,
         "Times a core gave no sign of life for longer than the stall limit.";
     LOG_LINES_DROPPED = "streambus_log_lines_dropped_total", Kind::Counter,

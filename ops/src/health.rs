@@ -1,9 +1,10 @@
-//! Whether the node lives and serves, in atomics that every core may write at no cost.
+//! Whether the node lives and serves, in atomics that every core may write at no cost. A failure has no
+//! state here: a node that fails ends at once, and says why to standard error.
 
 use std::{
     sync::{
-        Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -24,8 +25,6 @@ pub enum State {
     Ready = 2,
     /// Finishing what is under way.
     Draining = 3,
-    /// Stopping because of a failure.
-    Failed = 4,
 }
 
 impl State {
@@ -36,7 +35,6 @@ impl State {
             Self::Recovering => "recovering",
             Self::Ready => "ready",
             Self::Draining => "draining",
-            Self::Failed => "failed",
         }
     }
 
@@ -45,8 +43,7 @@ impl State {
             0 => Self::Starting,
             1 => Self::Recovering,
             2 => Self::Ready,
-            3 => Self::Draining,
-            _ => Self::Failed,
+            _ => Self::Draining,
         }
     }
 }
@@ -55,7 +52,6 @@ impl State {
 #[derive(Debug)]
 pub struct Health {
     state: AtomicU8,
-    failure: OnceLock<String>,
     cores: Box<[CoreHealth]>,
 }
 
@@ -63,9 +59,24 @@ pub struct Health {
 struct CoreHealth {
     beats: AtomicU64,
     stalled: AtomicBool,
-    damaged_places: AtomicUsize,
-    /// The first of them. Written only when their number changes.
-    damage: Mutex<Option<DamageReport>>,
+    degraded: AtomicBool,
+    /// What is wrong now. Locked only while something is or was: a sound core never waits for a reader.
+    troubles: Mutex<Troubles>,
+}
+
+/// What is wrong with a node that serves all the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Troubles {
+    /// Bytes on disk that do not verify.
+    pub damage: Option<DamageReport>,
+    /// Why produce is refused.
+    pub low_space: Option<LowSpace>,
+}
+
+impl Troubles {
+    fn any(&self) -> bool {
+        self.damage.is_some() || self.low_space.is_some()
+    }
 }
 
 /// Bytes on disk that do not verify.
@@ -79,38 +90,36 @@ pub struct DamageReport {
     pub position: u64,
 }
 
+/// A disk with less free than must stay free: produce is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LowSpace {
+    /// The data directory.
+    pub directory: String,
+    /// What is free where it is.
+    pub free_bytes: u64,
+    /// What must stay free: `storage.min_free_bytes`.
+    pub min_free_bytes: u64,
+    /// What must be free before produce is taken again.
+    pub resume_bytes: u64,
+}
+
 impl Health {
     /// The health of a node with this many cores, starting.
     pub fn new(cores: usize) -> Self {
         Self {
             state: AtomicU8::new(State::Starting as u8),
-            failure: OnceLock::new(),
             cores: (0..cores).map(|_| CoreHealth::default()).collect(),
         }
     }
 
-    /// Moves to another state. A failed node stays failed.
+    /// Moves to another state.
     pub fn set(&self, state: State) {
-        // An error here would mean the node had failed: then that state stands.
-        let _ = self.state.fetch_update(Relaxed, Relaxed, |now| {
-            (State::from_number(now) != State::Failed).then_some(state as u8)
-        });
-    }
-
-    /// Fails for this reason; the first reason stands.
-    pub fn fail(&self, reason: &str) {
-        let _ = self.failure.set(reason.to_owned());
-        self.set(State::Failed);
+        self.state.store(state as u8, Relaxed);
     }
 
     /// Where the node is.
     pub fn state(&self) -> State {
         State::from_number(self.state.load(Relaxed))
-    }
-
-    /// Why it failed, if it did.
-    pub fn failure(&self) -> Option<&str> {
-        self.failure.get().map(String::as_str)
     }
 
     /// A sign of life of a core; about twice a second.
@@ -127,31 +136,33 @@ impl Health {
         self.cores.iter().enumerate().filter_map(stalled).collect()
     }
 
-    /// What a core knows to be damaged on its disk now.
-    pub fn set_damage(&self, core: usize, damage: Option<DamageReport>) {
+    /// What is wrong on a core now, in place of what was before.
+    pub fn set_troubles(&self, core: usize, troubles: Troubles) {
         let Some(core) = self.cores.get(core) else {
             return;
         };
-        let places = damage.as_ref().map_or(0, |damage| damage.places);
-        if core.damaged_places.swap(places, Relaxed) != places {
-            *core.damage.lock().unwrap_or_else(PoisonError::into_inner) = damage;
+        let degraded = troubles.any();
+        if core.degraded.load(Relaxed) || degraded {
+            *core.troubles.lock().unwrap_or_else(PoisonError::into_inner) = troubles;
+            core.degraded.store(degraded, Relaxed);
         }
     }
 
-    /// All damage that is known: how much, and the first place.
-    pub fn damage(&self) -> Option<DamageReport> {
-        let damaged = self
-            .cores
-            .iter()
-            .filter(|core| core.damaged_places.load(Relaxed) > 0);
-        let reports = damaged.filter_map(|core| {
-            let report = core.damage.lock().unwrap_or_else(PoisonError::into_inner);
-            report.clone()
-        });
-        reports.reduce(|mut all, more| {
-            all.places += more.places;
-            all
-        })
+    /// What is wrong, all cores together: damage in sum with its first place, and the least space.
+    pub fn troubles(&self) -> Troubles {
+        let degraded = self.cores.iter().filter(|core| core.degraded.load(Relaxed));
+        let mut all = Troubles::default();
+        for core in degraded {
+            let own = core.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+            match (&mut all.damage, &own.damage) {
+                (Some(all), Some(more)) => all.places += more.places,
+                (first, own) => *first = first.take().or_else(|| own.clone()),
+            }
+            let spaces = [all.low_space.take(), own.low_space.clone()];
+            let low = spaces.into_iter().flatten();
+            all.low_space = low.min_by_key(|low| low.free_bytes);
+        }
+        all
     }
 
     /// How many cores there are.
@@ -159,9 +170,9 @@ impl Health {
         self.cores.len()
     }
 
-    /// Whether the process should live on: it has not failed and every core moves.
+    /// Whether the process should live on: every core moves.
     pub fn is_live(&self) -> bool {
-        self.state() != State::Failed && self.stalled().is_empty()
+        self.stalled().is_empty()
     }
 
     /// Whether clients should be sent here.
@@ -273,48 +284,54 @@ mod tests {
     }
 
     #[test]
-    fn damage_is_told_until_it_is_gone() {
-        // Proves that the damage of all cores is one report, that it changes neither life nor readiness, and
-        // that it goes when no core has any.
+    fn troubles_are_told_until_they_are_gone() {
+        // Proves that the troubles of all cores are one report, that they change neither life nor readiness,
+        // that another place is told even where there are as many as before, and that all goes when no core has any.
         let health = Health::new(2);
         health.set(State::Ready);
-        let of = |places, file: &str| {
-            let (file, position) = (file.to_owned(), 7);
+        let damage = |places, file: &str| {
             Some(DamageReport {
                 places,
-                file,
-                position,
+                file: file.to_owned(),
+                position: 7,
             })
         };
-        health.set_damage(0, of(1, "a"));
-        health.set_damage(1, of(2, "b"));
-        assert_eq!(health.damage(), of(3, "a"));
-        assert!(health.is_live() && health.is_ready());
-        health.set_damage(0, None);
-        assert_eq!(health.damage(), of(2, "b"));
-        health.set_damage(1, None);
-        assert_eq!(health.damage(), None);
-    }
-
-    #[test]
-    fn a_failure_is_final() {
-        // Proves: no later state hides a failure, and its first reason stands.
-        let health = Health::new(1);
-        health.fail("sync failed");
-        health.fail("another");
-        health.set(State::Ready);
-        assert_eq!(
-            (health.state(), health.failure()),
-            (State::Failed, Some("sync failed"))
-        );
-        assert!(!health.is_live() && !health.is_ready());
+        let low = |free_bytes| {
+            Some(LowSpace {
+                directory: "/data".to_owned(),
+                free_bytes,
+                min_free_bytes: 80,
+                resume_bytes: 90,
+            })
+        };
+        let steps = [
+            ((0, damage(1, "a"), None), (damage(1, "a"), None)),
+            ((1, damage(2, "b"), low(9)), (damage(3, "a"), low(9))),
+            ((0, damage(1, "c"), low(7)), (damage(3, "c"), low(7))),
+            ((1, damage(2, "b"), low(5)), (damage(3, "c"), low(5))),
+            ((0, None, None), (damage(2, "b"), low(5))),
+            ((1, None, low(6)), (None, low(6))),
+            ((1, None, None), (None, None)),
+        ];
+        for (step, ((core, damage, low_space), (all_damage, all_low))) in
+            steps.into_iter().enumerate()
+        {
+            health.set_troubles(core, Troubles { damage, low_space });
+            let all = health.troubles();
+            assert_eq!(
+                (all.damage, all.low_space),
+                (all_damage, all_low),
+                "step {step}"
+            );
+            assert!(health.is_live() && health.is_ready(), "step {step}");
+        }
     }
 
     #[test]
     fn states_survive_their_number() {
         // Proves: the number in the atomic and the state are one to one.
-        use State::{Draining, Failed, Ready, Recovering, Starting};
-        for state in [Starting, Recovering, Ready, Draining, Failed] {
+        use State::{Draining, Ready, Recovering, Starting};
+        for state in [Starting, Recovering, Ready, Draining] {
             assert_eq!(State::from_number(state as u8), state);
         }
     }

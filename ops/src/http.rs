@@ -11,7 +11,7 @@ use axum::{
 };
 use serde_json::{Value, json};
 
-use crate::{Health, Registry, State, families, logs::Dropped};
+use crate::{Health, LowSpace, Registry, State, Troubles, families, logs::Dropped};
 
 /// What Prometheus calls the text format of [`Registry::render`].
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -76,34 +76,44 @@ fn verdict(health: &Health, good: bool) -> Response {
 }
 
 fn report(health: &Health) -> Value {
-    let damage = health.damage();
+    let Troubles { damage, low_space } = health.troubles();
     json!({
         "state": health.state().as_str(),
         "live": health.is_live(),
         "ready": health.is_ready(),
-        "reason": reason(health),
+        "reason": reason(health, low_space.as_ref()),
         "cores": health.cores(),
         "cores_stalled": health.stalled(),
-        "degraded": damage.is_some(),
+        "degraded": damage.is_some() || low_space.is_some(),
         "damage": damage.map(|damage| json!({
             "places": damage.places,
             "file": damage.file,
             "position": damage.position,
         })),
+        "low_space": low_space.map(|low| json!({
+            "directory": low.directory,
+            "free_bytes": low.free_bytes,
+            "min_free_bytes": low.min_free_bytes,
+            "resume_bytes": low.resume_bytes,
+        })),
         "version": env!("CARGO_PKG_VERSION"),
     })
 }
 
-/// Why the node isn't ready, in words; null when it is.
-fn reason(health: &Health) -> Option<String> {
+/// Why the node isn't ready, or takes no produce, in words; null when it does both.
+fn reason(health: &Health, low_space: Option<&LowSpace>) -> Option<String> {
     let stalled = health.stalled();
     match health.state() {
-        State::Failed => Some(health.failure().unwrap_or("failed").to_owned()),
         _ if !stalled.is_empty() => Some(format!("cores {stalled:?} give no sign of life")),
         State::Starting => Some("starting".to_owned()),
         State::Recovering => Some("reading what is on disk".to_owned()),
         State::Draining => Some("stopping: finishing what is under way".to_owned()),
-        State::Ready => None,
+        State::Ready => low_space.map(|low| {
+            format!(
+                "produce is refused: {} has {} bytes free, and storage.min_free_bytes={} must stay free; it is taken again at {}: delete topics, shorten retention, or make room",
+                low.directory, low.free_bytes, low.min_free_bytes, low.resume_bytes
+            )
+        }),
     }
 }
 

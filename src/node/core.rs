@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use streambus_ops::{CoreMetrics, Health, State};
+use streambus_ops::{CoreMetrics, State};
 use streambus_shards::{
     CoreContext, Queue, halt, now, sleep, spawn, spawn_in, stop_requested, timeout,
 };
@@ -43,7 +43,7 @@ pub async fn run_core(start: Arc<Start>, context: CoreContext<Op, Reply>) -> Res
     let min_free_bytes = start.config.storage.min_free_bytes;
     spawn(shard.watch_space(directory, min_free_bytes)).detach();
     spawn(stop_on_failure(Rc::clone(&shard))).detach();
-    spawn(report(Rc::clone(&shard), Arc::clone(&start.around.health))).detach();
+    spawn(report(Rc::clone(&shard), Arc::clone(&start))).detach();
     if let (Some(controller), Some(image)) = (controller, controller_image) {
         // The others read the metadata's files too: nothing is written there before they have.
         shard.await_others().await;
@@ -96,12 +96,13 @@ async fn or_halt<T>(result: Result<T, String>) -> T {
 const REPORT_EVERY: Duration = Duration::from_millis(500);
 
 /// Says that this core lives, and what it holds, for ever.
-async fn report(shard: Rc<Shard>, health: Arc<Health>) {
+async fn report(shard: Rc<Shard>, start: Arc<Start>) {
     let core = usize::from(shard.core().0);
+    let health = &start.around.health;
     loop {
         health.beat(core);
         shard.report();
-        health.set_damage(core, shard.damage());
+        health.set_troubles(core, shard.troubles(&start.config.data.dir));
         sleep(REPORT_EVERY).await;
     }
 }

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
-use streambus_ops::{CoreMetrics, DamageReport};
+use streambus_ops::{CoreMetrics, DamageReport, Troubles};
 use streambus_proto::ids::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, TopicId};
 use streambus_shards::sync::Notify;
 use streambus_shards::{CoreId, Mesh, wall_ms};
@@ -355,8 +355,15 @@ impl Shard {
         written.manifest.absolute(sum(|lane| lane.manifest_bytes));
     }
 
-    /// What is known to be damaged in this core's lanes.
-    pub fn damage(&self) -> Option<DamageReport> {
+    /// What is wrong on this core while it serves; `directory` is where its lanes are.
+    pub fn troubles(&self, directory: &str) -> Troubles {
+        Troubles {
+            damage: self.damage(),
+            low_space: self.space.get().low(directory),
+        }
+    }
+
+    fn damage(&self) -> Option<DamageReport> {
         let lanes = self.lanes.iter().filter_map(|(_, lane)| lane.damage());
         let mut report: Option<DamageReport> = None;
         for (places, first) in lanes {

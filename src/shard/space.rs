@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
+use streambus_ops::LowSpace;
 use streambus_proto::error_code::ErrorCode;
 use streambus_shards::{disk, sleep};
 
@@ -65,6 +66,16 @@ impl Watermark {
             .saturating_add(self.min_free_bytes / RESUME_ABOVE_PART)
     }
 
+    /// What operators are told while produce is refused.
+    pub(super) fn low(&self, directory: &str) -> Option<LowSpace> {
+        self.is_low.then(|| LowSpace {
+            directory: directory.to_owned(),
+            free_bytes: self.free_bytes,
+            min_free_bytes: self.min_free_bytes,
+            resume_bytes: self.resume_bytes(),
+        })
+    }
+
     /// The answer to a batch, if it is refused.
     pub(super) fn refusal(&self) -> Option<AppendRefusal> {
         self.is_low.then(|| {
@@ -103,10 +114,12 @@ impl Shard {
         let Ok(free_bytes) = disk::free_bytes(directory) else {
             return;
         };
-        self.metrics.storage.disk_free_bytes.set(gauge(free_bytes));
         let mut space = self.space.get();
         let turn = space.look(free_bytes);
         self.space.set(space);
+        let figures = &self.metrics.storage;
+        figures.disk_free_bytes.set(gauge(free_bytes));
+        figures.low_space.set(f64::from(u8::from(space.is_low)));
         let (core, min_free_bytes) = (self.core().0, space.min_free_bytes);
         match turn {
             Some(Turn::Low) => tracing::error!(

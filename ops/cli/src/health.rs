@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A report is about a kilobyte. What is longer is no report.
 const ANSWER_BYTES_MAX: u64 = 64 << 10;
 
-/// Ask a running node whether it serves and whether its data is sound.
+/// Ask a running node whether it serves, takes produce, and whether its data is sound.
 #[derive(FromArgs, Debug)]
 #[argh(subcommand, name = "health")]
 pub struct HealthCommand {
@@ -32,7 +32,7 @@ pub struct HealthCommand {
 }
 
 impl HealthCommand {
-    /// Carries the command out; returns whether the node serves and its data is sound.
+    /// Carries the command out; returns whether the node serves, takes produce, and its data is sound.
     ///
     /// # Errors
     /// [`CliError`] if the node can't be asked, to be shown as it is.
@@ -106,7 +106,8 @@ mod tests {
 
     #[test]
     fn a_report_is_told_in_words() {
-        // Proves the words and the verdict for a sound node, a damaged one, and one that does not serve.
+        // Proves the words and the verdict for a sound node, a damaged one, one without space, and one that does
+        // not serve.
         let sound = json!({"state": "ready", "ready": true, "reason": null, "degraded": false, "damage": null});
         assert_eq!(
             (to_text(&sound).as_str(), is_good(&sound)),
@@ -122,6 +123,12 @@ mod tests {
             text.contains("2 damaged places, the first in /d/table-1.tbl at byte 4096"),
             "{text}"
         );
+        let low = json!({
+            "state": "ready", "ready": true, "reason": "produce is refused: no space", "degraded": true,
+            "damage": null,
+        });
+        let expected = ("ready: produce is refused: no space\n", false);
+        assert_eq!((to_text(&low).as_str(), is_good(&low)), expected);
         let stopping = json!({"state": "draining", "ready": false, "reason": "stopping"});
         let expected = ("draining: stopping\n", false);
         assert_eq!((to_text(&stopping).as_str(), is_good(&stopping)), expected);

@@ -6,7 +6,7 @@ use std::{
 use serde_json::{Value, json};
 
 use super::*;
-use crate::State;
+use crate::{LowSpace, State, Troubles};
 
 fn started(health: &Arc<Health>) -> OpsThread {
     let config = OpsConfig {
@@ -39,7 +39,7 @@ fn ask(ops: &OpsThread, method: &str, path: &str) -> (u16, String) {
 
 #[test]
 fn readiness_follows_the_state() {
-    // Proves: ready only while serving, live unless failed, and the report says why not.
+    // Proves: ready only while serving, live in every state, and the report says why not.
     let health = Arc::new(Health::new(2));
     let ops = started(&health);
     let status = |path: &str| ask(&ops, "GET", path).0;
@@ -57,19 +57,45 @@ fn readiness_follows_the_state() {
         );
         assert_eq!(status("/health"), 200);
     }
-    health.fail("sync failed on lane 0");
-    assert_eq!(
-        (status("/health/live"), status("/health/ready")),
-        (503, 503)
-    );
     let report: Value = serde_json::from_str(&ask(&ops, "GET", "/health").1).unwrap();
     let wanted = json!({
-        "state": "failed", "live": false, "ready": false, "reason": "sync failed on lane 0",
-        "cores": 2, "cores_stalled": [], "degraded": false, "damage": null,
+        "state": "draining", "live": true, "ready": false,
+        "reason": "stopping: finishing what is under way",
+        "cores": 2, "cores_stalled": [], "degraded": false, "damage": null, "low_space": null,
         "version": env!("CARGO_PKG_VERSION"),
     });
     assert_eq!(report, wanted);
     ops.stop();
+}
+
+#[test]
+fn a_node_that_takes_no_produce_says_why() {
+    // Proves: little space is degraded and no reason to restart or to send clients elsewhere, and the report
+    // names the directory, both numbers, the setting and when it ends.
+    let health = Arc::new(Health::new(2));
+    let ops = started(&health);
+    health.set(State::Ready);
+    let low_space = Some(LowSpace {
+        directory: "/data".to_owned(),
+        free_bytes: 7,
+        min_free_bytes: 80,
+        resume_bytes: 90,
+    });
+    let troubles = Troubles {
+        low_space,
+        ..Troubles::default()
+    };
+    health.set_troubles(1, troubles);
+    let (status, body) = ask(&ops, "GET", "/health/ready");
+    let report: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((status, &report["degraded"]), (200, &json!(true)));
+    let wanted =
+        json!({"directory": "/data", "free_bytes": 7, "min_free_bytes": 80, "resume_bytes": 90});
+    assert_eq!(report["low_space"], wanted);
+    let reason = report["reason"].as_str().unwrap();
+    for part in ["/data", "7 bytes", "storage.min_free_bytes=80", "at 90"] {
+        assert!(reason.contains(part), "{part} is not in {reason}");
+    }
 }
 
 #[test]
