@@ -48,7 +48,7 @@ families! {
     REQUESTS = "streambus_requests_total", Kind::Counter,
         "Requests by API.";
     ERRORS = "streambus_errors_total", Kind::Counter,
-        "Kafka error codes answered, by code.";
+        "Kafka error codes in answers, of requests, topics, partitions and resources, by code.";
     CONNECTIONS_OPEN = "streambus_connections_open", Kind::Gauge,
         "Client connections open now.";
     CONNECTIONS_ACCEPTED = "streambus_connections_accepted_total", Kind::Counter,

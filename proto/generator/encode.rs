@@ -11,6 +11,7 @@ use super::table::{Field, Message, Struct, Versions};
 pub(super) fn encode(out: &mut String, message: &Message, item: &Struct) {
     for field in &item.fields {
         refuse_absent(out, message, field);
+        note_error(out, message, field);
     }
     encode_plain(out, message, item);
     encode_tagged(out, message, item);
@@ -94,6 +95,15 @@ fn refuse_absent(out: &mut String, message: &Message, field: &Field) {
         "            if {absent} && {said} {{\n                return Err(EncodeError::NoSuchField {{ field: \"{}\", version }});\n            }}",
         field.name
     );
+}
+
+/// Has the writer keep the error codes that a response answers.
+fn note_error(out: &mut String, message: &Message, field: &Field) {
+    if !message.name.ends_with("Response") || field.name != "error_code" {
+        return;
+    }
+    let note = format!("writer.note_error(self.{});", rust_name(field));
+    guarded(out, condition(message, field.versions), &note);
 }
 
 fn encode_statement(message: &Message, field: &Field) -> String {

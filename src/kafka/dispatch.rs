@@ -78,6 +78,7 @@ pub(super) async fn dispatch(
         api: served.api,
         version,
         correlation_id: header.correlation_id,
+        figures: Rc::clone(broker.shard.metrics()),
     };
     if served.api == ApiKey::ApiVersions {
         return api_versions(reply_to).map(Answer::Now);

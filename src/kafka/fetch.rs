@@ -95,13 +95,6 @@ pub(super) async fn fetch(
     figures
         .bytes
         .increment(outcomes.iter().map(|outcome| outcome.bytes() as u64).sum());
-    for failed in outcomes
-        .iter()
-        .map(|outcome| outcome.error)
-        .filter(|code| *code != ErrorCode::None)
-    {
-        broker.shard.metrics().error(failed.code(), failed.name());
-    }
     let slices = answer(broker, &plan, outcomes, asked.isolation, reply_to);
     figures.respond_ns.record(nanos(found.elapsed()));
     figures.total_ns.record(nanos(began.elapsed()));

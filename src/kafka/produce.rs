@@ -42,16 +42,10 @@ pub(super) async fn produce(
     let acks = request.acks;
     let mut items = Vec::new();
     let topics = places(broker, frame, request, &mut items);
-    let (bytes, batches) = (
-        items.iter().map(|item| item.records.len()).sum::<usize>(),
-        items.len(),
-    );
     let committed = broker.shard.append_anywhere(items).await;
     let appended = now();
     let figures = &broker.shard.metrics().produce;
     figures.parse_ns.record(nanos(appended.since(began)));
-    figures.bytes.increment(bytes as u64);
-    figures.batches.increment(batches as u64);
     if acks == 0 {
         // Nobody waits for the answer, but the batches are committed all the same.
         return Ok(Answer::Nothing);
@@ -60,32 +54,17 @@ pub(super) async fn produce(
     Ok(Answer::Later(Box::pin(async move {
         let outcomes = committed.await;
         let durable = now();
-        let figures = shard.metrics();
+        let figures = &shard.metrics().produce;
         // Of the time since the append, what the sync did not take was spent waiting for it to start.
         let waited = durable.since(appended);
         let sync = shard
             .last_commit()
             .map_or(waited, |commit| commit.sync.min(waited));
-        figures.produce.sync_ns.record(nanos(sync));
-        figures
-            .produce
-            .queue_ns
-            .record(nanos(waited.saturating_sub(sync)));
-        for refusal in outcomes.iter().filter_map(|outcome| outcome.as_ref().err()) {
-            figures.error(refusal.code.code(), refusal.code.name());
-        }
-        let records = outcomes
-            .iter()
-            .flatten()
-            .map(|appended| u64::from(appended.record_count))
-            .sum();
-        figures.produce.records.increment(records);
+        figures.sync_ns.record(nanos(sync));
+        figures.queue_ns.record(nanos(waited.saturating_sub(sync)));
         let slices = reply_to.with(&response(topics, &outcomes))?;
-        figures
-            .produce
-            .respond_ns
-            .record(nanos(now().since(durable)));
-        figures.produce.total_ns.record(nanos(now().since(began)));
+        figures.respond_ns.record(nanos(now().since(durable)));
+        figures.total_ns.record(nanos(now().since(began)));
         Ok(slices)
     })))
 }

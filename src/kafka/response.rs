@@ -1,17 +1,21 @@
 //! Responses on their way out: a few bytes of our own and slices of storage between them.
 
+use std::rc::Rc;
+
+use streambus_ops::CoreMetrics;
 use streambus_proto::api::ApiKey;
+use streambus_proto::error_code::ErrorCode;
 use streambus_proto::frame;
 use streambus_proto::messages::Message;
 use streambus_proto::wire::{EncodeError, Writer};
 use streambus_shards::Buf;
 
-/// Which request is answered.
-#[derive(Debug, Clone, Copy)]
+/// Which request is answered, and where the error codes in the answer are counted.
 pub(super) struct ReplyTo {
     pub(super) api: ApiKey,
     pub(super) version: i16,
     pub(super) correlation_id: i32,
+    pub(super) figures: Rc<CoreMetrics>,
 }
 
 /// A response as it goes to the socket: a whole frame in slices.
@@ -42,6 +46,9 @@ impl ReplyTo {
         let mut writer = Writer::new();
         frame::response_header(&mut writer, self.api, self.version, self.correlation_id);
         message.write(&mut writer, self.version)?;
+        for code in writer.errors() {
+            self.figures.error(*code, ErrorCode::from_i16(*code).name());
+        }
         let (own, splices) = frame::finish(writer).ok_or(ResponseError::TooLong)?;
         let ours = Buf::from(own);
         if splices.is_empty() {

@@ -306,7 +306,7 @@ impl Shard {
     }
 
     /// The figures of this core.
-    pub fn metrics(&self) -> &CoreMetrics {
+    pub fn metrics(&self) -> &Rc<CoreMetrics> {
         &self.metrics
     }
 

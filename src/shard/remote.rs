@@ -62,7 +62,7 @@ impl Shard {
         for (core, group) in self.split(items, |item| item.key) {
             let (places, items): (Vec<usize>, Vec<AppendItem>) = group.into_iter().unzip();
             if core == self.core() {
-                local = Some((places, self.append_here(&items).await));
+                local = Some((places, self.append_counted(&items).await));
             } else {
                 let shard = Rc::clone(self);
                 // Begun here, so that the request leaves in the connection's order.
@@ -90,6 +90,22 @@ impl Shard {
             }
             outcomes
         }
+    }
+
+    /// Appends to this core's lanes, and counts what they took: no refusal, and no duplicate.
+    async fn append_counted(self: &Rc<Self>, items: &[AppendItem]) -> Vec<Pending> {
+        let pending = self.append_here(items).await;
+        let figures = &self.metrics().produce;
+        for (item, pending) in items.iter().zip(&pending) {
+            if let Pending::Committing { appended, .. } = pending
+                && appended.record_count > 0
+            {
+                figures.bytes.increment(item.records.len() as u64);
+                figures.records.increment(u64::from(appended.record_count));
+                figures.batches.increment(1);
+            }
+        }
+        pending
     }
 
     /// Reads partitions in order until `bytes_max` bytes are found, wherever they are.
@@ -277,7 +293,7 @@ impl Shard {
     pub async fn execute(self: &Rc<Self>, op: Op) -> Reply {
         match op {
             Op::Append(items) => {
-                let pending = self.append_here(&items).await;
+                let pending = self.append_counted(&items).await;
                 Reply::Append(self.committed(pending).await)
             }
             Op::Read { items, bytes_max } => Reply::Read(self.read_here(items, bytes_max).await),

@@ -1,4 +1,6 @@
 use super::*;
+use crate::messages::Message;
+use crate::messages::fetch_response::{FetchResponse, FetchableTopicResponse, PartitionData};
 
 #[test]
 fn counts_above_what_is_left_are_refused_before_anything_is_made() {
@@ -104,5 +106,31 @@ fn a_run_keeps_only_what_was_written() {
         writer.i8(8);
         let second: &[u8] = if with_second { &[0xff; 4] } else { &[] };
         assert_eq!(writer.as_slice(), [&[9, 1, 2], second, &[1, 8]].concat());
+    }
+}
+
+#[test]
+fn a_writer_knows_the_errors_that_it_wrote() {
+    // Proves: each error code of an answer is kept once, success is not, and neither is what the version
+    // has no place for.
+    let partition = |error_code| PartitionData {
+        error_code,
+        ..PartitionData::default()
+    };
+    let response = FetchResponse {
+        error_code: 70,
+        responses: vec![FetchableTopicResponse {
+            partitions: vec![partition(3), partition(0), partition(3)].into(),
+            ..FetchableTopicResponse::default()
+        }]
+        .into(),
+        ..FetchResponse::default()
+    };
+    for (version, errors) in [(4, vec![3, 3]), (12, vec![70, 3, 3])] {
+        let mut writer = Writer::new();
+        response.write(&mut writer, version).unwrap();
+        assert_eq!(writer.errors(), errors, "version {version}");
+        writer.clear();
+        assert_eq!(writer.errors(), [] as [i16; 0]);
     }
 }

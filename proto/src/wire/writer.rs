@@ -44,6 +44,7 @@ pub struct Splice {
 pub struct Writer {
     out: Vec<u8>,
     splices: Vec<Splice>,
+    errors: Vec<i16>,
     flexible: bool,
 }
 
@@ -57,6 +58,7 @@ impl Writer {
     pub fn clear(&mut self) {
         self.out.clear();
         self.splices.clear();
+        self.errors.clear();
         self.flexible = false;
     }
 
@@ -93,6 +95,19 @@ impl Writer {
     /// The written bytes, and where others go in between, in order.
     pub fn into_parts(self) -> (Vec<u8>, Vec<Splice>) {
         (self.out, self.splices)
+    }
+
+    /// Keeps an error code of the response being written, unless it is none.
+    #[inline]
+    pub fn note_error(&mut self, code: i16) {
+        if code != 0 {
+            self.errors.push(code);
+        }
+    }
+
+    /// The error codes in the response: of it as a whole, and of each topic, partition or resource.
+    pub fn errors(&self) -> &[i16] {
+        &self.errors
     }
 
     /// Overwrites four bytes written before: a length that is known only afterwards.
@@ -310,9 +325,8 @@ impl Writer {
         write: impl FnOnce(&mut Writer) -> Result<(), EncodeError>,
     ) -> Result<(), EncodeError> {
         let mut inside = Writer {
-            out: Vec::new(),
-            splices: Vec::new(),
             flexible: true,
+            ..Writer::default()
         };
         write(&mut inside)?;
         self.uvarint(tag);
@@ -325,6 +339,7 @@ impl Writer {
                 ..*splice
             }));
         self.raw(&inside.out);
+        self.errors.extend(inside.errors);
         Ok(())
     }
 }
