@@ -1,5 +1,7 @@
-//! The figures one core keeps. All handles are made at start; recording is a few relaxed atomic
-//! additions on cache lines no other core writes.
+//! The figures one core keeps. Handles are made at start, and recording is a few relaxed atomic
+//! additions on cache lines no other core writes. Only the series of an API and of an error code is made
+//! when its number first appears, for there are many codes and most never do: once for each of them the
+//! core takes the registry's lock.
 
 use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
 
@@ -33,7 +35,8 @@ pub struct CoreMetrics {
     errors: ByName,
 }
 
-/// Produce: stages in nanoseconds, and what was appended.
+/// Produce: stages of the requests of this core's connections in nanoseconds, and what was appended to
+/// this core's lanes, whichever core the request came to.
 pub struct ProduceMetrics {
     /// From the complete frame to the checked batches.
     pub parse_ns: Arc<Histogram>,
@@ -67,8 +70,6 @@ pub struct FetchMetrics {
     pub total_ns: Arc<Histogram>,
     /// Bytes of batches sent.
     pub bytes: Counter,
-    /// Records sent.
-    pub records: Counter,
 }
 
 /// Why a connection was refused or closed.
@@ -271,7 +272,6 @@ impl CoreMetrics {
                 respond_ns: fetch("respond"),
                 total_ns: fetch("total"),
                 bytes: counter(families::FETCH_BYTES),
-                records: counter(families::FETCH_RECORDS),
             },
             connections: ConnectionMetrics {
                 open: gauge(families::CONNECTIONS_OPEN),
@@ -310,7 +310,7 @@ impl CoreMetrics {
     }
 }
 
-/// Counters by number, each made when its number first appears.
+/// Counters by number, each made when its number first appears, which takes the registry's lock.
 struct ByName {
     registry: Registry,
     family: Family,

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use metrics::Counter;
 use tokio::{runtime::Runtime, sync::oneshot};
 
 use crate::{
@@ -173,18 +174,20 @@ async fn serve(listener: Option<TcpListener>, admin: Arc<Admin>, stopped: onesho
 async fn watch(admin: Arc<Admin>) {
     let start = Instant::now();
     let mut watch = Watch::new(&admin.health, start.elapsed());
+    let stalls: Vec<Counter> = (0..admin.health.cores())
+        .map(|core| {
+            let core = core.to_string();
+            let labels = [("core", core.as_str())];
+            admin.registry.counter(families::CORE_STALLS, &labels)
+        })
+        .collect();
     let mut round = 0_u32;
     loop {
         tokio::time::sleep(WATCH_EVERY).await;
         for change in watch.look(&admin.health, start.elapsed()) {
             match change {
                 Change::Stalled(core) => {
-                    let label = core.to_string();
-                    let labels = [("core", label.as_str())];
-                    admin
-                        .registry
-                        .counter(families::CORE_STALLS, &labels)
-                        .increment(1);
+                    stalls[core].increment(1);
                     tracing::error!(core, "core gives no sign of life");
                 }
                 Change::Recovered(core) => tracing::warn!(core, "core moves again"),

@@ -64,6 +64,7 @@ struct Inner<Q, R> {
     peers: Vec<Option<Peer<Q, R>>>,
     own_wake: Arc<AtomicWaker>,
     hops: Cell<u64>,
+    full: Cell<u64>,
 }
 
 /// One core's end of the mesh. A clone is the same end.
@@ -139,6 +140,7 @@ impl<Q: Send + 'static, R: Send + 'static> MeshSeed<Q, R> {
                 peers: peers.collect(),
                 own_wake: Arc::clone(&self.wakes[usize::from(self.core.0)]),
                 hops: Cell::new(0),
+                full: Cell::new(0),
             }),
         }
     }
@@ -158,6 +160,11 @@ impl<Q: Send + 'static, R: Send + 'static> Mesh<Q, R> {
     /// Requests sent to other cores so far.
     pub fn hops(&self) -> u64 {
         self.inner.hops.get()
+    }
+
+    /// Requests to other cores that found no place and waited for one, so far.
+    pub fn full(&self) -> u64 {
+        self.inner.full.get()
     }
 
     /// Asks another core and waits for its answer. Requests to one core are handed over in the order in
@@ -194,6 +201,7 @@ impl<Q: Send + 'static, R: Send + 'static> Mesh<Q, R> {
 
     async fn take_place(&self, peer: &Peer<Q, R>) {
         if peer.in_flight.get() == REQUESTS_MAX || !peer.line.is_empty() {
+            self.inner.full.set(self.inner.full.get() + 1);
             let place = peer.line.join();
             place.first().await;
             while peer.in_flight.get() == REQUESTS_MAX {

@@ -13,6 +13,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
+use streambus_ops::RefusalReason;
 use streambus_proto::frame::{LENGTH_BYTES, frame_length};
 use streambus_shards::sync::{Notify, either};
 use streambus_shards::{Buf, BufMut, Instant, Stream, now, spawn, timeout};
@@ -338,6 +339,10 @@ async fn write(broker: Rc<Broker>, stream: Stream, shared: Rc<Shared>) {
             .set(shared.in_flight.get() - charge.bytes());
         drop(charge);
         shared.sent.notify_one();
+        if sent.is_err() {
+            let figures = &broker.shard.metrics().connections;
+            figures.refused(RefusalReason::SlowReader);
+        }
         if !matches!(sent, Ok(Ok(()))) {
             break;
         }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use streambus_ops::{CoreMetrics, State};
+use streambus_ops::{CoreMetrics, State, WalMetrics};
 use streambus_shards::{
     CoreContext, Queue, halt, now, sleep, spawn, spawn_in, stop_requested, timeout,
 };
@@ -18,7 +18,7 @@ use crate::kafka::Broker;
 use crate::metadata::log::Opened;
 use crate::metadata::{Controller, Image, Limits};
 use crate::shard::op::{Op, Reply};
-use crate::shard::{OpenedLane, Shard};
+use crate::shard::{OpenedLane, Shard, gauge};
 
 /// A core's whole life: recovery, service, drain.
 ///
@@ -30,11 +30,11 @@ pub async fn run_core(start: Arc<Start>, context: CoreContext<Op, Reply>) -> Res
     start.around.health.set(State::Recovering);
     let opened = open_metadata(&directory, start.identity.clone(), &start.config).await;
     let Opened { image, log, .. } = or_halt(opened.map_err(|error| error.to_string())).await;
-    let lanes = or_halt(open_lanes(&start, core, &image).await).await;
+    let metrics = Rc::new(CoreMetrics::new(&start.around.registry, core));
+    let lanes = or_halt(open_lanes(&start, core, &image, &metrics.wal).await).await;
     let leads = core == 0;
     let controller = leads.then(|| Rc::new(Controller::new(Limits::from(&start.config.limits))));
     let controller_image = leads.then(|| image.clone());
-    let metrics = Rc::new(CoreMetrics::new(&start.around.registry, core));
     let shard = Shard::new(context.mesh, image, lanes, controller.clone(), metrics);
     spawn(Rc::clone(&shard).serve_mesh()).detach();
     let ages_every = Duration::from_millis(start.config.topics.retention_check_interval_ms);
@@ -125,7 +125,12 @@ async fn stop_when_asked(shard: Rc<Shard>) {
 
 /// Opens the core's lanes. What the metadata knows to be in them must be there: a lane that is not found is
 /// not begun anew, for its offsets would be given out again.
-async fn open_lanes(start: &Start, core: usize, image: &Image) -> Result<Vec<OpenedLane>, String> {
+async fn open_lanes(
+    start: &Start,
+    core: usize,
+    image: &Image,
+    figures: &WalMetrics,
+) -> Result<Vec<OpenedLane>, String> {
     let mut opened = Vec::new();
     for number in (0..start.identity.lanes).filter(|lane| usize::from(*lane) % start.cores == core)
     {
@@ -176,6 +181,8 @@ async fn open_lanes(start: &Start, core: usize, image: &Image) -> Result<Vec<Ope
             elapsed_ms = millis(began.elapsed()),
             "a lane is open"
         );
+        figures.replayed_bytes.increment(gauge(replayed_bytes));
+        figures.cut_bytes.increment(gauge(cut_bytes));
         for file in &quarantined {
             tracing::warn!(
                 lane = number,

@@ -72,6 +72,7 @@ pub struct Shard {
     space: Cell<Watermark>,
     metrics: Rc<CoreMetrics>,
     hops_told: Cell<u64>,
+    full_told: Cell<u64>,
 }
 
 /// A lane as it was opened: its number, itself, and the partitions that it had.
@@ -142,6 +143,7 @@ impl Shard {
             space: Cell::new(Watermark::default()),
             metrics,
             hops_told: Cell::new(0),
+            full_told: Cell::new(0),
         });
         let topics: Vec<Rc<Topic>> = shard.image.borrow().topics().cloned().collect();
         for topic in &topics {
@@ -317,6 +319,11 @@ impl Shard {
             .mesh
             .hops
             .increment(hops - self.hops_told.replace(hops));
+        let full = self.mesh.full();
+        self.metrics
+            .mesh
+            .full
+            .increment(full - self.full_told.replace(full));
         let lanes: Vec<LaneStats> = self.lanes.iter().map(|(_, lane)| lane.stats()).collect();
         let sum = |of: fn(&LaneStats) -> u64| lanes.iter().map(of).sum::<u64>();
         let storage = &self.metrics.storage;
@@ -476,11 +483,12 @@ pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// A number as gauges show it.
 #[expect(
     clippy::cast_precision_loss,
     reason = "gauges are floats; past 2^53 bytes the last digits do not matter"
 )]
-fn gauge(value: u64) -> f64 {
+pub(crate) fn gauge(value: u64) -> f64 {
     value as f64
 }
 

@@ -9,7 +9,7 @@ use crate::process::{Broker, resident};
 use crate::wire::PATIENCE;
 
 /// Sends bytes and returns what comes back until the broker closes.
-fn exchange(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn exchange(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     // A broker that refuses may close before all is written.

@@ -10,6 +10,7 @@ mod full_disk;
 mod hostile;
 mod librdkafka;
 mod listeners;
+mod metrics;
 mod overload;
 mod process;
 mod records;

@@ -14,7 +14,7 @@ use crate::process::{Broker, resident};
 use crate::wire::{PATIENCE, Wire};
 
 /// Fetch by topic name, without a session.
-const FETCH: i16 = 4;
+pub(crate) const FETCH: i16 = 4;
 const MIB: u64 = 1 << 20;
 
 fn client(address: SocketAddr) -> Client {
@@ -37,7 +37,7 @@ fn fill(address: SocketAddr, topic: &str, partitions: i32, mib: usize) {
 }
 
 /// Asks for `times` x all of some partitions, of each as much as can be said.
-fn greedy(
+pub(crate) fn greedy(
     topic: &'static str,
     partitions: i32,
     times: usize,

@@ -34,8 +34,9 @@ fn is_the_broker_when_asked() {
     };
     let config = Config::load(&sources).unwrap().config;
     let logged = std::env::var_os(LOGGED).is_some();
-    let _log = logged.then(|| logs::start("info", logs::Format::Json).unwrap());
-    let ended = node::run(config, None, |ready| {
+    let log = logged.then(|| logs::start("info", logs::Format::Json).unwrap());
+    let dropped = log.as_ref().map(logs::Logs::dropped);
+    let ended = node::run(config, dropped, |ready| {
         let address = |name: &str| {
             ready
                 .listeners

@@ -14,7 +14,7 @@ use crate::process::{Broker, resident};
 use crate::wire::Wire;
 
 /// Produce by topic name, with record errors: the newest version that has both.
-const PRODUCE: i16 = 12;
+pub(crate) const PRODUCE: i16 = 12;
 const CORRUPT_MESSAGE: i16 = 2;
 const MESSAGE_TOO_LARGE: i16 = 10;
 const INVALID_TIMESTAMP: i16 = 32;
@@ -27,14 +27,14 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What a partition of a produce answer says.
 #[derive(Debug, PartialEq, Eq)]
-struct Told {
-    code: i16,
+pub(crate) struct Told {
+    pub(crate) code: i16,
     base_offset: i64,
     records: Vec<(i32, String)>,
     message: Option<String>,
 }
 
-fn send(wire: &mut Wire, topic: &str, batch: &[u8], version: i16) -> Told {
+pub(crate) fn send(wire: &mut Wire, topic: &str, batch: &[u8], version: i16) -> Told {
     let partition = produce::PartitionProduceData {
         index: 0,
         records: Records::Bytes(batch),
@@ -69,7 +69,7 @@ fn send(wire: &mut Wire, topic: &str, batch: &[u8], version: i16) -> Told {
     })
 }
 
-fn create(wire: &mut Wire, name: &str, configs: &[(&'static str, &'static str)]) {
+pub(crate) fn create(wire: &mut Wire, name: &str, configs: &[(&'static str, &'static str)]) {
     let configs = configs
         .iter()
         .map(|(name, value)| create::CreatableTopicConfig {

@@ -48,7 +48,7 @@ fn fill(broker: &Broker) {
 }
 
 /// Flips a bit in the data of a table that a flush has finished, and returns its file and the byte.
-fn damage(data: &Path) -> (PathBuf, u64) {
+pub(crate) fn damage(data: &Path) -> (PathBuf, u64) {
     let deadline = Instant::now() + PATIENCE;
     let table = loop {
         let lane = fs::read_dir(data.join("lane-0")).unwrap();
@@ -83,7 +83,7 @@ fn get(broker: &Broker, path: &str) -> String {
     answer.split_once("\r\n\r\n").unwrap().1.to_owned()
 }
 
-fn health(broker: &Broker) -> Value {
+pub(crate) fn health(broker: &Broker) -> Value {
     serde_json::from_str(&get(broker, "/health")).unwrap()
 }
 

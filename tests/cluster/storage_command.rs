@@ -13,7 +13,7 @@ use crate::process::{Broker, refused};
 
 const RECORDS: i64 = 300;
 
-fn storage(verb: &str, data: &Path, more: &[&str]) -> (Option<i32>, String, String) {
+pub(crate) fn storage(verb: &str, data: &Path, more: &[&str]) -> (Option<i32>, String, String) {
     let Output {
         status,
         stdout,

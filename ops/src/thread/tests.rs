@@ -6,7 +6,7 @@ use std::{
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{LowSpace, State, Troubles};
+use crate::{CoreMetrics, LowSpace, State, Troubles};
 
 fn started(health: &Arc<Health>) -> OpsThread {
     let config = OpsConfig {
@@ -95,6 +95,31 @@ fn a_node_that_takes_no_produce_says_why() {
     let reason = report["reason"].as_str().unwrap();
     for part in ["/data", "7 bytes", "storage.min_free_bytes=80", "at 90"] {
         assert!(reason.contains(part), "{part} is not in {reason}");
+    }
+}
+
+#[test]
+fn every_family_has_a_series_from_the_start() {
+    // Proves: none is in the table only, and an alert on a rare one has a zero to compare with. The series of
+    // APIs and codes but "other" come when they are first counted.
+    let registry = Registry::new();
+    let _core = CoreMetrics::new(&registry, 0);
+    let config = OpsConfig {
+        admin_address: Some(([127, 0, 0, 1], 0).into()),
+    };
+    let handles = Handles {
+        registry,
+        health: Arc::new(Health::new(1)),
+        log_lines_dropped: Some(Dropped::default()),
+    };
+    let ops = start(&config, handles).unwrap();
+    let (_, body) = ask(&ops, "GET", "/metrics");
+    for family in families::ALL {
+        let is_series = |line: &str| {
+            let rest = line.strip_prefix(family.name);
+            rest.is_some_and(|rest| rest.starts_with(['{', ' ']) || rest.starts_with("_count{"))
+        };
+        assert!(body.lines().any(is_series), "{}\n{body}", family.name);
     }
 }
 
