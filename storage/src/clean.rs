@@ -16,7 +16,7 @@ use std::hash::BuildHasherDefault;
 
 use streambus_proto::ids::Offset;
 use streambus_proto::records::{
-    BatchBuilder, BatchView, ControlKind, DecompressLimits, EndTransactionMarker, Record,
+    BatchBuilder, BatchView, ControlKind, DecompressLimits, EndTransactionMarker, Record, Records,
     RecordsError,
 };
 
@@ -51,6 +51,27 @@ pub(crate) fn for_each_key(
         }
     }
     Ok(())
+}
+
+/// The records of a batch up to the first that does not stand behind the one before it, or that
+/// stands behind the batch's end.
+///
+/// A batch is stored as its producer made it, and on a topic that is not compacted nothing looks at
+/// its records: what they say of their places must be checked before anything is derived from it.
+fn in_place<'a>(
+    batch: &BatchView<'_>,
+    records: Records<'a>,
+) -> impl Iterator<Item = Result<Record<'a>, RecordsError>> {
+    let (mut before, last) = (-1, batch.last_offset_delta());
+    records.map(move |record| {
+        let record = record?;
+        if record.offset_delta <= before || record.offset_delta > last {
+            let what = "offset deltas do not rise within the batch";
+            return Err(RecordsError::Corrupt(what));
+        }
+        before = record.offset_delta;
+        Ok(record)
+    })
 }
 
 /// What a topic's settings say about its compaction.
@@ -214,7 +235,7 @@ impl Survey {
             return;
         }
         let mut scratch = std::mem::take(&mut self.scratch);
-        // A batch that cannot be read stays: what of it was read before the failure counts.
+        // A batch that cannot be read stays, and nothing of it counts.
         let _ = self.take_records(&batch, &mut scratch);
         self.scratch = scratch;
         self.is_full = self.newest.len() + self.pending_keys >= self.keys_max;
@@ -227,7 +248,11 @@ impl Survey {
     ) -> Result<(), RecordsError> {
         let producer = batch.producer_id();
         let transaction = producer.filter(|_| batch.attributes().is_transactional());
-        for record in batch.records(scratch, LIMITS)? {
+        let records = batch.records(scratch, LIMITS)?;
+        for record in in_place(batch, records.clone()) {
+            record?;
+        }
+        for record in records {
             let record = record?;
             let Some(key) = record.key else { continue };
             let hash = self.hash.of(key);
@@ -332,7 +357,7 @@ impl Survey {
         };
         let (mut kept, mut tombstones) = (0, 0);
         let records = batch.records(scratch, LIMITS)?;
-        for record in records.clone() {
+        for record in in_place(batch, records.clone()) {
             let record = record?;
             if stays(&record) {
                 kept += 1;

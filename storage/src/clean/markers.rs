@@ -14,7 +14,7 @@ use streambus_proto::records::{
     BatchBuilder, BatchView, ControlKind, EndTransactionMarker, RecordsError,
 };
 
-use super::{CleanPolicy, LIMITS, Remains};
+use super::{CleanPolicy, LIMITS, Remains, in_place};
 
 /// Producers that a pass keeps track of. Beyond them it drops no marker at all.
 const PRODUCERS_MAX: usize = 1 << 16;
@@ -73,7 +73,7 @@ impl Passed {
 fn with_horizon(batch: &BatchView<'_>, horizon_ms: i64) -> Result<Vec<u8>, RecordsError> {
     let mut builder = BatchBuilder::remaining_of(batch, Some(horizon_ms))?;
     let mut scratch = Vec::new();
-    for record in batch.records(&mut scratch, LIMITS)? {
+    for record in in_place(batch, batch.records(&mut scratch, LIMITS)?) {
         builder.push_again(&record?);
     }
     builder.stretch_to(batch.last_offset_delta());

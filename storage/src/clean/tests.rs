@@ -1,7 +1,7 @@
 //! What cleaning keeps of a batch, and when a partition is due.
 
 use streambus_proto::ids::{LeaderEpoch, ProducerEpoch, ProducerId};
-use streambus_proto::records::{Codec, NewRecord};
+use streambus_proto::records::{BATCH_BYTES_MIN, Codec, NewRecord};
 
 use super::*;
 use crate::wal::record::Nonce;
@@ -218,6 +218,40 @@ fn what_cannot_be_read_stays() {
     assert!(!survey.is_done());
     survey.take(&batch(3, Codec::None, &[(Some("b"), None)], None));
     assert!(survey.is_done());
+}
+
+/// A batch whose records say that they stand at these places, from 0 to 63.
+fn misplaced(base: i64, records: &[Keyed<'_>], places: &[u8]) -> Vec<u8> {
+    let mut bytes = batch(base, Codec::None, records, None);
+    let mut at = BATCH_BYTES_MIN;
+    for place in places {
+        // Length, attributes, timestamp, place: each of one byte in records this short.
+        bytes[at + 3] = place * 2;
+        at += 1 + usize::from(bytes[at]) / 2;
+    }
+    bytes
+}
+
+#[test]
+fn a_batch_whose_records_are_out_of_place_stays_and_decides_nothing() {
+    // Proves that offset deltas which do not rise, or which pass the batch's end, are an error of that
+    // batch alone: it stays as it is, also without its newest key or under a tombstone's horizon, and
+    // nothing that it says of keys counts, not even what stands before the error.
+    let keys = [(Some("a"), Some("1")), (Some("b"), None)];
+    for places in [[0, 0], [1, 0], [0, 63]] {
+        let before = batch(0, Codec::None, &[(Some("a"), Some("0"))], None);
+        let wrong = misplaced(1, &keys, &places);
+        let values = [(Some("a"), Some("2")), (Some("b"), Some("2"))];
+        let behind = batch(3, Codec::None, &values, None);
+        let all = survey(&[before.clone(), wrong.clone(), behind.clone()]);
+        assert_eq!(remains(&all, &wrong, 0), Remains::Whole, "{places:?}");
+        assert_eq!(remains(&all, &behind, 0), Remains::Whole, "{places:?}");
+        assert_eq!(remains(&all, &before, 0), Remains::Nothing, "{places:?}");
+        let without = survey(&[before.clone(), wrong.clone()]);
+        assert_eq!(remains(&without, &before, 0), Remains::Whole, "{places:?}");
+        assert_eq!(remains(&without, &wrong, 0), Remains::Whole, "{places:?}");
+        assert_eq!(without.settled_end(), Offset(3));
+    }
 }
 
 /// What is left of a log after a pass at this time, and what became of each batch.
