@@ -6,8 +6,8 @@
 //! offset delta and producer stay as they were.
 //!
 //! What is not certain stays: records of transactions whose end is not in sight supersede nothing; a
-//! batch that cannot be unfolded within the limits stays as it is. Markers stay for what they end: see
-//! `clean/markers.rs`.
+//! batch that cannot be unfolded within the limits stays as it is, and so do the tombstones behind it,
+//! which may delete what it holds. Markers stay for what they end: see `clean/markers.rs`.
 
 mod markers;
 
@@ -308,8 +308,8 @@ impl Survey {
         })
     }
 
-    /// What remains of a batch; a pass looks at them in order, from the log's start on. One that `must_stay` keeps its header at least: the log's end is
-    /// known by its last batch.
+    /// What remains of a batch; a pass looks at them in order, from the log's start on. One that
+    /// `must_stay` keeps its header at least: the log's end is known by its last batch.
     pub(crate) fn remains(
         &self,
         bytes: &[u8],
@@ -320,6 +320,7 @@ impl Survey {
         passed: &mut Passed,
     ) -> Remains {
         let Ok((batch, _)) = BatchView::split_first(bytes) else {
+            passed.left_unread = true;
             return Remains::Whole;
         };
         if batch.base_offset() >= self.end {
@@ -329,7 +330,17 @@ impl Survey {
             passed.marker(&batch, policy, now_ms, must_stay)
         } else {
             passed.see(&batch);
-            self.rebuild(&batch, policy, now_ms, must_stay, scratch)
+            let tombstones_may_go = !passed.left_unread;
+            let rebuilt = self.rebuild(
+                &batch,
+                policy,
+                now_ms,
+                must_stay,
+                tombstones_may_go,
+                scratch,
+            );
+            passed.left_unread |= rebuilt.is_err();
+            rebuilt
         };
         remains.unwrap_or(Remains::Whole)
     }
@@ -340,6 +351,7 @@ impl Survey {
         policy: &CleanPolicy,
         now_ms: i64,
         must_stay: bool,
+        tombstones_may_go: bool,
         scratch: &mut Vec<u8>,
     ) -> Result<Remains, RecordsError> {
         let aborted = self.was_aborted(batch);
@@ -347,7 +359,7 @@ impl Survey {
             .attributes()
             .has_delete_horizon()
             .then(|| batch.base_timestamp());
-        let expired = horizon.is_some_and(|horizon| now_ms >= horizon);
+        let expired = tombstones_may_go && horizon.is_some_and(|horizon| now_ms >= horizon);
         let stays = |record: &Record<'_>| {
             let newest = record.key.is_some_and(|key| {
                 let known = self.newest.get(&self.hash.of(key));

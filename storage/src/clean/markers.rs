@@ -19,13 +19,15 @@ use super::{CleanPolicy, LIMITS, Remains, in_place};
 /// Producers that a pass keeps track of. Beyond them it drops no marker at all.
 const PRODUCERS_MAX: usize = 1 << 16;
 
-/// The transactions that a pass over a log is in the midst of.
+/// What a pass over a log has met: the transactions that it is in the midst of, and what it left.
 #[derive(Debug, Default)]
 pub(crate) struct Passed {
     /// Producers with transactional batches since their last marker.
     producers: BTreeSet<i64>,
     /// There were more than can be kept track of.
     lost_track: bool,
+    /// A batch of records was left as it was because it could not be read.
+    pub(super) left_unread: bool,
 }
 
 impl Passed {

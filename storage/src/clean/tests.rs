@@ -254,6 +254,31 @@ fn a_batch_whose_records_are_out_of_place_stays_and_decides_nothing() {
     }
 }
 
+#[test]
+fn a_tombstone_outlives_what_could_not_be_cleaned() {
+    // Proves that a pass which left a batch as it was drops no tombstone behind it, whatever the time:
+    // the batch may hold the value that the tombstone deletes. One before the batch goes as ever.
+    let zeros = "0".repeat(65 << 20);
+    let bomb = batch(2, Codec::Zstd, &[(Some("b"), Some(&zeros))], None);
+    let mut damaged = batch(2, Codec::Gzip, &[(Some("b"), Some("1"))], None);
+    let at = damaged.len() - 9;
+    damaged[at] ^= 0xff;
+    let readable = batch(2, Codec::Zstd, &[(Some("b"), Some("1"))], None);
+    for (old, left) in [(bomb, 2), (damaged, 2), (readable, 0)] {
+        let log = [
+            batch(0, Codec::Lz4, &[(Some("a"), Some("1"))], None),
+            batch(1, Codec::Lz4, &[(Some("a"), None)], None),
+            old,
+            batch(3, Codec::Lz4, &[(Some("b"), None)], None),
+        ];
+        let (log, _) = pass(&log, 10_000);
+        let (log, _) = pass(&log, 90_000);
+        assert_eq!(log.len(), left);
+        let last = log.last().map(|last| records(last));
+        assert!(last.is_none_or(|last| last == [(3, None)]));
+    }
+}
+
 /// What is left of a log after a pass at this time, and what became of each batch.
 fn pass(log: &[Vec<u8>], now_ms: i64) -> (Vec<Vec<u8>>, String) {
     let survey = survey(log);
