@@ -13,12 +13,14 @@ mod markers;
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::BuildHasherDefault;
+use std::time::Duration;
 
 use streambus_proto::ids::Offset;
 use streambus_proto::records::{
     BatchBuilder, BatchView, ControlKind, DecompressLimits, EndTransactionMarker, Record, Records,
     RecordsError,
 };
+use streambus_shards::Instant;
 
 pub(crate) use self::markers::Passed;
 use crate::key::KeyHasher;
@@ -138,6 +140,30 @@ impl CleanPolicy {
             ..=0 => i64::MAX,
             lag => now_ms.saturating_sub(lag),
         }
+    }
+}
+
+/// For so long a survey that decided nothing is not repeated over less than twice as much.
+const UNDECIDED_REST: Duration = Duration::from_hours(1);
+
+/// A survey that decided nothing: what it began with was in transactions without an end in sight.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Undecided {
+    pub(crate) start: Offset,
+    pub(crate) bytes: u64,
+    pub(crate) when: Instant,
+}
+
+impl Undecided {
+    /// Whether a survey of `bytes` from `start` on must wait.
+    ///
+    /// Over the same bytes it would be in vain again. As a rule the end of a transaction is in what
+    /// follows; if it never comes, surveys over twice as much each read no more than twice what was
+    /// written, but for one in an hour, for transactions that end in little more.
+    pub(crate) fn bars(&self, start: Offset, bytes: u64, now: Instant) -> bool {
+        let rested = now.since(self.when) >= UNDECIDED_REST;
+        let may = bytes >= 2 * self.bytes || bytes > self.bytes && rested;
+        start == self.start && !may
     }
 }
 

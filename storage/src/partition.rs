@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use streambus_proto::ids::{LeaderEpoch, Offset};
 
+use crate::clean::Undecided;
 use crate::key::PartitionKey;
 use crate::manifest::{Annotation, PartitionEntry};
 use crate::memtable::{MemBatch, MemLog};
@@ -63,6 +64,8 @@ pub(crate) struct Partition {
     pub(crate) annotation: Option<Annotation>,
     /// Up to here it was cleaned: see [`PartitionEntry::cleaned_end`].
     pub(crate) cleaned_end: Offset,
+    /// The last survey that decided nothing. Not durable: it is made once more.
+    pub(crate) undecided: Option<Undecided>,
     /// Its tables get filters on the keys. Not durable: a partition is one if its tables have them,
     /// or once its owner asks for it to be cleaned.
     pub(crate) keyed: bool,
@@ -85,6 +88,7 @@ impl Partition {
             mem: MemLog::default(),
             annotation: None,
             cleaned_end: Offset(0),
+            undecided: None,
             keyed: false,
             memtable: None,
             commit: None,
@@ -98,6 +102,11 @@ impl Partition {
         partition.annotation = entry.annotation;
         partition.cleaned_end = entry.cleaned_end;
         partition
+    }
+
+    /// Where the next survey begins.
+    pub(crate) fn dirty_start(&self) -> Offset {
+        self.cleaned_end.max(self.log_start)
     }
 
     pub(crate) fn entry(&self) -> PartitionEntry {

@@ -2,6 +2,7 @@
 
 use streambus_proto::ids::{LeaderEpoch, ProducerEpoch, ProducerId};
 use streambus_proto::records::{BATCH_BYTES_MIN, Codec, NewRecord};
+use streambus_shards::now;
 
 use super::*;
 use crate::wal::record::Nonce;
@@ -437,6 +438,35 @@ fn a_partition_is_due_by_share_or_by_age() {
             dirt.see_timestamp(*timestamp);
         }
         assert_eq!(policy.is_due(dirt, 10_000), due, "{dirt:?} with {policy:?}");
+    }
+}
+
+#[test]
+fn a_survey_in_vain_is_repeated_over_more_or_later() {
+    // Proves when one may follow that decided nothing: over twice as much at once, over more after an
+    // hour, over the same never, and from another start always.
+    let when = now();
+    let undecided = Undecided {
+        start: Offset(7),
+        bytes: 100,
+        when,
+    };
+    let hour_s = 3_600;
+    let table = [
+        // start, bytes, seconds later, must wait
+        (7, 100, 0, true),
+        (7, 199, 0, true),
+        (7, 200, 0, false),
+        (7, 101, hour_s - 1, true),
+        (7, 101, hour_s, false),
+        (7, 100, 10 * hour_s, true),
+        (7, 50, 10 * hour_s, true),
+        (8, 1, 0, false),
+    ];
+    for (start, bytes, seconds, waits) in table {
+        let at = when + Duration::from_secs(seconds);
+        let barred = undecided.bars(Offset(start), bytes, at);
+        assert_eq!(barred, waits, "{bytes} from {start}, {seconds} s later");
     }
 }
 

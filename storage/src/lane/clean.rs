@@ -10,12 +10,12 @@
 use std::rc::Rc;
 
 use streambus_proto::ids::Offset;
-use streambus_shards::{Buf, yield_if_needed};
+use streambus_shards::{Buf, now, yield_if_needed};
 
 use super::Lane;
 use super::state::{LiveTable, State};
 use crate::batch::BatchInfo;
-use crate::clean::{CleanPolicy, Dirt, Passed, Remains, Survey};
+use crate::clean::{CleanPolicy, Dirt, Passed, Remains, Survey, Undecided};
 use crate::error::StorageError;
 use crate::key::PartitionKey;
 use crate::key_hash::KeyHash;
@@ -51,6 +51,8 @@ pub(super) struct Cleaning {
     request: CleanRequest,
     /// Tells this partition from a later one of the same name.
     created_sequence: u64,
+    /// Bytes that the survey reads.
+    dirty_bytes: u64,
     survey: Survey,
     passed: Passed,
     surveyed: bool,
@@ -135,9 +137,10 @@ impl Lane {
                 cursor: TableCursor::new(&range.table),
                 range: range.clone(),
             });
-            let start = partition.cleaned_end.max(partition.log_start);
+            let start = partition.dirty_start();
             let hash = KeyHash::new(self.nonce);
             return Some(Cleaning {
+                dirty_bytes: request.dirt(partition).dirty_bytes,
                 request,
                 created_sequence: partition.created_sequence,
                 survey: Survey::new(hash, state.config.clean_keys_max, start),
@@ -158,6 +161,9 @@ impl Lane {
     pub(super) async fn clean_step(&self, cleaning: &mut Cleaning) -> Result<bool, StorageError> {
         if !cleaning.surveyed {
             cleaning.survey_step().await?;
+            if cleaning.surveyed && cleaning.sources.is_empty() {
+                self.note_undecided(cleaning);
+            }
             return Ok(true);
         }
         if cleaning.group.is_none() {
@@ -177,6 +183,20 @@ impl Lane {
     pub(super) async fn abandon_cleaning(&self, cleaning: Cleaning) {
         if let Some(group) = cleaning.group {
             self.abandon_tables(&[group.id]).await;
+        }
+    }
+
+    /// Remembers that the survey was in vain, so that it is not repeated over the same bytes.
+    fn note_undecided(&self, cleaning: &Cleaning) {
+        let mut state = self.state.borrow_mut();
+        let partition = state.partition_mut(cleaning.request.key);
+        let same = partition.filter(|known| known.created_sequence == cleaning.created_sequence);
+        if let Some(partition) = same {
+            partition.undecided = Some(Undecided {
+                start: cleaning.survey.start(),
+                bytes: cleaning.dirty_bytes,
+                when: now(),
+            });
         }
     }
 
@@ -501,6 +521,14 @@ impl CleanRequest {
     }
 
     fn is_due(&self, partition: &Partition) -> bool {
+        let dirt = self.dirt(partition);
+        let (start, bytes) = (partition.dirty_start(), dirt.dirty_bytes);
+        let undecided = partition.undecided;
+        let in_vain = undecided.is_some_and(|known| known.bars(start, bytes, now()));
+        !in_vain && self.policy.is_due(dirt, self.now_ms)
+    }
+
+    fn dirt(&self, partition: &Partition) -> Dirt {
         let mut dirt = Dirt::default();
         for range in self.cleanable(partition) {
             let part = range.part();
@@ -513,6 +541,6 @@ impl CleanRequest {
             }
             dirt.dirty_bytes += part.bytes;
         }
-        self.policy.is_due(dirt, self.now_ms)
+        dirt
     }
 }

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 
-use streambus_proto::ids::{LeaderEpoch, Offset};
-use streambus_proto::records::{BatchBuilder, BatchView, Codec, DecompressLimits, NewRecord};
+use streambus_proto::ids::{LeaderEpoch, Offset, ProducerEpoch, ProducerId};
+use streambus_proto::records::{
+    BatchBuilder, BatchView, Codec, ControlKind, DecompressLimits, EndTransactionMarker, NewRecord,
+};
 use streambus_shards::{run_alone, yield_now};
 
 use super::model::copy_dir;
@@ -336,4 +338,99 @@ fn a_quiet_partition_is_compacted_when_its_longest_lag_is_over() {
         lane.close().await.unwrap();
     })
     .unwrap();
+}
+
+/// One record of a key, with a kilobyte of value or as a tombstone.
+fn record(name: &[u8], value: Option<u8>, producer: Option<i64>) -> Vec<u8> {
+    let mut builder = BatchBuilder::new(Codec::None);
+    if let Some(producer) = producer {
+        builder.set_producer(ProducerId(producer), ProducerEpoch(0), 0);
+        builder.set_transactional();
+    }
+    let value = value.map(|byte| [byte; 1_000]);
+    builder.push(&NewRecord {
+        timestamp: 1_000,
+        key: Some(name),
+        value: value.as_ref().map(<[u8; 1_000]>::as_slice),
+        headers: &[],
+    });
+    builder.build()
+}
+
+/// Has everything that was appended flushed; returns the partition's end.
+async fn flushed(lane: &Rc<Lane>, index: i32) -> Offset {
+    let end = lane.log_end(key(index)).unwrap();
+    durable(lane, key(index), end).await;
+    lane.state.borrow_mut().freeze_wanted = true;
+    lane.wal_wake.notify_one();
+    let is_flushed = || {
+        let state = lane.state.borrow();
+        let last = state.partition(key(index)).unwrap().ranges.last().cloned();
+        state.frozen.is_empty() && last.is_some_and(|last| last.end == end)
+    };
+    while !is_flushed() {
+        yield_now().await;
+    }
+    end
+}
+
+/// Values of two keys in turn, flushed.
+async fn in_turn(lane: &Rc<Lane>, index: i32, count: u8) -> Offset {
+    for nth in 0..count {
+        append(lane, key(index), &record(&[nth % 2], Some(nth), None)).await;
+    }
+    flushed(lane, index).await
+}
+
+/// Asks for it to be cleaned until that is not due any more.
+async fn clean_up(lane: &Rc<Lane>, index: i32, upto: Offset) {
+    let mut asked = 0;
+    while lane.clean(key(index), POLICY, upto, 10_000) {
+        asked += 1;
+        assert!(asked < 1_000_000, "it is due for ever");
+        yield_now().await;
+    }
+}
+
+#[test]
+fn a_survey_that_decides_nothing_is_not_repeated_at_once() {
+    // Proves that a transaction without an end at the front of what is new makes the partition due
+    // again only when there is twice as much of it, also behind its clean part; that the end, when it
+    // comes, lets it be compacted; and that so does a log start behind the transaction.
+    for by_marker in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        run_alone(async {
+            let (lane, _, _) = started(dir.path(), small()).await;
+            let begun = in_turn(&lane, 0, 10).await;
+            clean_up(&lane, 0, begun).await;
+            assert_eq!(lane.cleaned_end(key(0)), Some(begun));
+            append(&lane, key(0), &record(b"x", Some(1), Some(9))).await;
+            let first = in_turn(&lane, 0, 40).await;
+            clean_up(&lane, 0, first).await;
+            assert_eq!(lane.cleaned_end(key(0)), Some(begun));
+            let more = in_turn(&lane, 0, 30).await;
+            assert!(!lane.clean(key(0), POLICY, more, 10_000), "not yet twice");
+            let end = if by_marker {
+                let kind = ControlKind::Commit;
+                let marker = EndTransactionMarker {
+                    kind,
+                    coordinator_epoch: 1,
+                };
+                let marker = marker.to_batch(ProducerId(9), ProducerEpoch(0), 1_000);
+                append(&lane, key(0), &marker).await;
+                let end = in_turn(&lane, 0, 20).await;
+                assert!(lane.clean(key(0), POLICY, end, 10_000), "twice");
+                end
+            } else {
+                let start = Offset(begun.0 + 1);
+                lane.set_log_start(key(0), start).await.unwrap();
+                assert!(lane.clean(key(0), POLICY, more, 10_000), "passed");
+                more
+            };
+            clean_up(&lane, 0, end).await;
+            assert_eq!(lane.cleaned_end(key(0)), Some(end));
+            lane.close().await.unwrap();
+        })
+        .unwrap();
+    }
 }
