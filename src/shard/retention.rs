@@ -102,6 +102,8 @@ impl Shard {
             };
             let decided = led.partition.last_stable_offset();
             led.lane.clean(key, policy, decided, now_ms);
+        } else {
+            led.lane.clean_no_more(key);
         }
         // Without the delete policy nothing is deleted: compaction alone then bounds the log.
         if !led.settings.deletes() {

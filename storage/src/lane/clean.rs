@@ -10,7 +10,7 @@
 use std::rc::Rc;
 
 use streambus_proto::ids::Offset;
-use streambus_shards::{Buf, now, yield_if_needed};
+use streambus_shards::{Buf, Instant, now, yield_if_needed};
 
 use super::Lane;
 use super::state::{LiveTable, State};
@@ -37,7 +37,9 @@ pub(crate) struct CleanRequest {
     key: PartitionKey,
     policy: CleanPolicy,
     upto: Offset,
+    /// The time by the owner's clock when it was asked for, and the moment that this was.
     now_ms: i64,
+    asked: Instant,
 }
 
 /// A range to be cleaned.
@@ -79,8 +81,11 @@ struct Group {
 
 impl Lane {
     /// Has the partition compacted by key, in the background, if its settings say that it is due;
-    /// returns whether it is. Nothing from `upto` on is touched, nor what is only in memory; but what has
-    /// been in memory for longer than the longest lag is flushed, for the next time.
+    /// returns whether it waits for that now. Nothing from `upto` on is touched, nor what is only in
+    /// memory; but what has been in memory for longer than the longest lag is flushed, for the next time.
+    ///
+    /// What is asked for last counts. Whoever is refused though it is due, because too many others
+    /// wait, asks again.
     ///
     /// `upto` must be at or below the last stable offset: what is decided may be replaced.
     pub fn clean(&self, key: PartitionKey, policy: CleanPolicy, upto: Offset, now_ms: i64) -> bool {
@@ -94,6 +99,7 @@ impl Lane {
             policy,
             upto: upto.min(partition.durable_end),
             now_ms,
+            asked: now(),
         };
         let due = request.is_due(partition);
         let overdue = !due && request.is_overdue_in_memory(partition);
@@ -101,15 +107,27 @@ impl Lane {
             state.freeze_wanted = true;
             self.wal_wake.notify_one();
         }
-        if !due || state.cleans.len() >= WAITING_MAX {
-            return false;
+        if let Some(waiting) = state.cleans.iter_mut().find(|waiting| waiting.key == key) {
+            *waiting = request;
+            return due;
         }
-        if state.cleans.iter().all(|waiting| waiting.key != key) {
+        let waits = due && state.cleans.len() < WAITING_MAX;
+        if waits {
             state.cleans.push_back(request);
             drop(state);
             self.keeper_wake.notify_one();
         }
-        true
+        waits
+    }
+
+    /// The partition is not to be compacted any more: if it waits for that, it does no longer. A
+    /// cleaning that has begun goes on.
+    pub fn clean_no_more(&self, key: PartitionKey) {
+        let mut state = self.state.borrow_mut();
+        // Most partitions never were: they are not to look through those that wait.
+        if state.partition(key).is_some_and(|known| known.keyed) {
+            state.cleans.retain(|waiting| waiting.key != key);
+        }
     }
 
     /// Up to where the partition was compacted; what lies before has no two records of a key, but
@@ -122,6 +140,7 @@ impl Lane {
     pub(super) fn begin_cleaning(&self) -> Option<Cleaning> {
         let mut state = self.state.borrow_mut();
         while let Some(request) = state.cleans.pop_front() {
+            let request = request.as_of_now();
             let Some(partition) = state.partition(request.key) else {
                 continue;
             };
@@ -500,6 +519,17 @@ fn mem_batch(bytes: Buf) -> MemBatch {
 }
 
 impl CleanRequest {
+    /// The same by the time of its begin: it may have waited for hours.
+    fn as_of_now(self) -> CleanRequest {
+        let asked = now();
+        let waited_ms = i64::try_from(asked.since(self.asked).as_millis()).unwrap_or(i64::MAX);
+        CleanRequest {
+            now_ms: self.now_ms.saturating_add(waited_ms),
+            asked,
+            ..self
+        }
+    }
+
     /// The ranges, oldest first, that may be cleaned as a whole: decided, and old enough.
     fn cleanable<'a>(&self, partition: &'a Partition) -> &'a [TableRange] {
         let youngest = self.policy.youngest(self.now_ms);

@@ -3,18 +3,21 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 use streambus_proto::ids::{LeaderEpoch, Offset, ProducerEpoch, ProducerId};
 use streambus_proto::records::{
     BatchBuilder, BatchView, Codec, ControlKind, DecompressLimits, EndTransactionMarker, NewRecord,
 };
-use streambus_shards::{run_alone, yield_now};
+use streambus_shards::sim::{self, Simulation};
+use streambus_shards::{run_alone, sleep, yield_now};
 
 use super::model::copy_dir;
-use super::{append, durable, keeping, key, read_all, small, started};
+use super::{Owner, append, durable, keeping, key, read_all, small, started};
 use crate::clean::CleanPolicy;
 use crate::config::LaneConfig;
 use crate::lane::{Lane, Recovery};
+use crate::observer::LaneObserver;
 use crate::wal::tests::Chance;
 
 const POLICY: CleanPolicy = CleanPolicy {
@@ -433,4 +436,79 @@ fn a_survey_that_decides_nothing_is_not_repeated_at_once() {
         })
         .unwrap();
     }
+}
+
+/// The horizon of a batch, if it has one.
+fn horizon(bytes: &[u8]) -> Option<i64> {
+    let (view, _) = BatchView::split_first(bytes).unwrap();
+    let has_one = view.attributes().has_delete_horizon();
+    has_one.then(|| view.base_timestamp())
+}
+
+#[test]
+fn a_cleaning_goes_by_the_time_and_the_policy_of_its_begin() {
+    // Proves that a partition which waits is cleaned by what was asked for last, and that the time it
+    // waited counts: the horizon of its tombstone shows both.
+    const DIR: &str = "/data/lane";
+    let report = sim::run(Simulation::new(1), |world| async move {
+        let host = world.add_host([10, 0, 0, 1].into());
+        world.disk(host).create_dir_all("/data");
+        world.boot(host);
+        let cleaned = world.spawn_on(host, async {
+            let (lane, _, _) = started(Path::new(DIR), small()).await;
+            in_turn(&lane, 0, 10).await;
+            append(&lane, key(0), &record(&[1], None, None)).await;
+            let end = flushed(&lane, 0).await;
+            lane.close().await.unwrap();
+            // Not started yet: it waits.
+            let (lane, _) = Lane::open(Path::new(DIR), small()).await.unwrap();
+            let retain = |delete_retention_ms| CleanPolicy {
+                delete_retention_ms,
+                ..POLICY
+            };
+            assert!(lane.clean(key(0), retain(77), end, 10_000));
+            sleep(Duration::from_secs(10)).await;
+            assert!(lane.clean(key(0), retain(500_000), end, 20_000));
+            sleep(Duration::from_mins(10)).await;
+            let owner = Rc::new(Owner::default());
+            lane.start(Rc::clone(&owner) as Rc<dyn LaneObserver>);
+            while lane.cleaned_end(key(0)) != Some(end) {
+                sleep(Duration::from_millis(1)).await;
+            }
+            let left = read_all(&lane, key(0), Offset(0), 1 << 20).await;
+            let last = left.last().and_then(|(_, bytes)| horizon(bytes));
+            let expected = 20_000 + 600_000 + 500_000;
+            let last = last.expect("the tombstone is there, with its horizon");
+            assert!((expected..expected + 1_000).contains(&last), "{last}");
+            lane.close().await.unwrap();
+        });
+        cleaned.await;
+    });
+    report.result.unwrap();
+}
+
+#[test]
+fn a_partition_that_is_not_to_be_compacted_any_more_does_not_wait_for_it() {
+    // Proves that whoever takes a request back takes back that of its partition and no other.
+    let dir = tempfile::tempdir().unwrap();
+    run_alone(async {
+        let (lane, _, _) = started(dir.path(), small()).await;
+        let ends = [in_turn(&lane, 0, 10).await, in_turn(&lane, 1, 10).await];
+        lane.close().await.unwrap();
+        let (lane, _) = Lane::open(dir.path(), small()).await.unwrap();
+        for (index, end) in (0..2).zip(ends) {
+            assert!(lane.clean(key(index), POLICY, end, 10_000));
+        }
+        lane.clean_no_more(key(0));
+        lane.clean_no_more(key(7));
+        let owner = Rc::new(Owner::default());
+        lane.start(Rc::clone(&owner) as Rc<dyn LaneObserver>);
+        while lane.cleaned_end(key(1)) != Some(ends[1]) {
+            yield_now().await;
+        }
+        assert_eq!(lane.cleaned_end(key(0)), Some(Offset(0)));
+        assert_eq!(lane.stats().cleanings, 1);
+        lane.close().await.unwrap();
+    })
+    .unwrap();
 }
