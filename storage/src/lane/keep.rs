@@ -1,8 +1,9 @@
 //! The keeper: what a lane does behind its appends, one step at a time.
 //!
-//! A flush comes first, because appends may wait for it; then what is dead is freed, in memory and on disk; then a merge
-//! or a cleaning goes on by one step of at most 256 KiB. So work of any size delays a flush by one
-//! step.
+//! A flush comes first, because appends may wait for it; then what is dead is freed, in memory and on
+//! disk; then a merge or a cleaning goes on by one step: 256 KiB, or one batch that is larger, or the
+//! end of a table. So work of any size delays a flush by one step. Only on a full disk a flush waits
+//! for a whole rewrite, which gives it space.
 
 use std::rc::Rc;
 
@@ -20,15 +21,33 @@ enum Work {
     Clean(Box<Cleaning>),
 }
 
+impl Work {
+    /// Whether it is there to give space back.
+    fn gives_back(&self) -> bool {
+        match self {
+            Work::Merge(merging) => merging.gives_back(),
+            Work::Clean(_) => false,
+        }
+    }
+}
+
+/// What the keeper is at.
+#[derive(Default)]
+struct Keeper {
+    work: Option<Work>,
+    /// A flush found no space, and waits for what the rewrite under way gives back.
+    flush_waits: bool,
+}
+
 /// Keeps the lane in order. Ends when it is closed or stopped.
 pub(super) async fn keep(lane: Rc<Lane>) {
-    let mut work = None;
+    let mut keeper = Keeper::default();
     loop {
         if lane.is_ending() {
-            lane.abandon(work.take()).await;
+            lane.abandon(keeper.work.take()).await;
             return;
         }
-        let step = match lane.keep_step(&mut work).await {
+        let step = match lane.keep_step(&mut keeper).await {
             Ok(true) => {
                 yield_if_needed().await;
                 Ok(())
@@ -37,7 +56,7 @@ pub(super) async fn keep(lane: Rc<Lane>) {
                 lane.keeper_wake.notified().await;
                 Ok(())
             }
-            Err(error) if error.is_no_space() => lane.make_space(work.take(), &error).await,
+            Err(error) if error.is_no_space() => lane.make_space(&mut keeper, &error).await,
             Err(error) => Err(error),
         };
         if let Err(error) = step {
@@ -48,20 +67,27 @@ pub(super) async fn keep(lane: Rc<Lane>) {
 
 impl Lane {
     /// Does the next thing; says whether there was one.
-    async fn keep_step(&self, work: &mut Option<Work>) -> Result<bool, StorageError> {
+    async fn keep_step(&self, keeper: &mut Keeper) -> Result<bool, StorageError> {
         let memtable = flushable(&self.state.borrow());
-        if let Some(memtable) = memtable {
-            self.flush_memtable(&memtable).await?;
+        if let Some(memtable) = memtable.filter(|_| !keeper.flush_waits) {
+            match self.flush_memtable(&memtable).await {
+                Err(error) if error.is_no_space() => self.make_room(keeper, &error).await?,
+                flushed => flushed?,
+            }
             return Ok(true);
         }
         self.drop_unneeded().await;
         if self.collect_dead().await? {
+            keeper.flush_waits = false;
             return Ok(true);
         }
-        if work.is_none() {
-            *work = self.begin_work();
+        if keeper.work.is_none() {
+            if std::mem::take(&mut keeper.flush_waits) {
+                return Ok(true);
+            }
+            keeper.work = self.begin_work();
         }
-        self.work_step(work).await
+        self.work_step(&mut keeper.work).await
     }
 
     /// Space comes first, then what topics ask for, then what is only tidier.
@@ -115,30 +141,53 @@ impl Lane {
         }
     }
 
-    /// The disk is full: gives back what unfinished work took, then what is dead, else waits.
+    /// Something behind the appends found no space: gives back what it took, then what is dead, else
+    /// waits.
     async fn make_space(
         &self,
-        work: Option<Work>,
+        keeper: &mut Keeper,
         error: &StorageError,
     ) -> Result<(), StorageError> {
-        // A rewrite is how space comes back: it would begin again at once.
-        let given_up = match &work {
-            None => false,
-            Some(Work::Merge(merging)) => !merging.gives_back(),
-            Some(Work::Clean(_)) => true,
-        };
+        keeper.flush_waits = false;
+        let work = keeper.work.take();
+        // A rewrite would begin again at once.
+        let given_up = work.as_ref().is_some_and(|work| !work.gives_back());
         self.abandon(work).await;
+        if !self.collected().await? && !given_up {
+            self.wait_for_space(error).await;
+        }
+        Ok(())
+    }
+
+    /// A flush found no space: gives back what unfinished work took, then what is dead, then what a
+    /// rewrite can, else waits. A rewrite under way goes on: it is how space comes back.
+    async fn make_room(
+        &self,
+        keeper: &mut Keeper,
+        error: &StorageError,
+    ) -> Result<(), StorageError> {
+        let given_up = keeper.work.take_if(|work| !work.gives_back());
+        let was_work = given_up.is_some();
+        self.abandon(given_up).await;
+        if self.collected().await? || was_work {
+            return Ok(());
+        }
+        if keeper.work.is_none() {
+            let rewrite = self.begin_rewrite_that_fits();
+            keeper.work = rewrite.map(|merging| Work::Merge(Box::new(merging)));
+        }
+        keeper.flush_waits = keeper.work.is_some();
+        if !keeper.flush_waits {
+            self.wait_for_space(error).await;
+        }
+        Ok(())
+    }
+
+    /// Removes dead tables, if there is the space that even this takes; says whether it did.
+    async fn collected(&self) -> Result<bool, StorageError> {
         match self.collect_dead().await {
-            Ok(freed) if freed || given_up => Ok(()),
-            Ok(_) => {
-                self.wait_for_space(error).await;
-                Ok(())
-            }
-            Err(again) if again.is_no_space() => {
-                self.wait_for_space(error).await;
-                Ok(())
-            }
-            Err(failed) => Err(failed),
+            Err(error) if error.is_no_space() => Ok(false),
+            collected => collected,
         }
     }
 }

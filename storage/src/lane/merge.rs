@@ -99,9 +99,23 @@ impl Lane {
     /// Begins to rewrite a table that is dead in part.
     pub(super) fn begin_rewrite(&self) -> Option<Merging> {
         let state = self.state.borrow();
-        let id = state.table_to_rewrite()?;
-        let merges = state.tables.get(&id).map_or(0, |live| live.merges);
-        Some(state.merging(Purpose::Rewrite, &[id], merges))
+        let live = state.tables_to_rewrite().next()?;
+        Some(state.merging(Purpose::Rewrite, &[live.table.id()], live.merges))
+    }
+
+    /// Begins the rewrite that gives back most, of those that fit into what is free.
+    pub(super) fn begin_rewrite_that_fits(&self) -> Option<Merging> {
+        let state = self.state.borrow();
+        let mut tables = state.tables_to_rewrite().peekable();
+        tables.peek()?;
+        let free = disk::free_bytes(&self.dir).ok()?;
+        let fits = |live: &&LiveTable| {
+            // Filters and footer take no more in the new table than in the old one.
+            let around = live.table.file_bytes - live.table.footer.batch_bytes();
+            live.live_bytes + around + self.reserve.manifest_bytes() <= free
+        };
+        let live = tables.filter(fits).max_by_key(|live| live.dead_bytes())?;
+        Some(state.merging(Purpose::Rewrite, &[live.table.id()], live.merges))
     }
 
     /// Begins the merge that is due.
@@ -319,15 +333,14 @@ impl State {
         )
     }
 
-    /// A table with a larger dead share than is allowed.
-    fn table_to_rewrite(&self) -> Option<u64> {
+    /// Tables with a larger dead share than is allowed.
+    fn tables_to_rewrite(&self) -> impl Iterator<Item = &LiveTable> {
         let limit = self.config.rewrite_dead_percent;
-        let mut tables = self.tables.iter().filter(|(_, live)| !live.unreadable);
-        let over = tables.find(|(_, live)| {
+        let tables = self.tables.values().filter(|live| !live.unreadable);
+        tables.filter(move |live| {
             let data = live.table.footer.batch_bytes();
-            live.live_bytes > 0 && (data - live.live_bytes) * 100 >= data * limit
-        });
-        over.map(|(id, _)| *id)
+            live.live_bytes > 0 && live.dead_bytes() * 100 >= data * limit
+        })
     }
 
     /// A merge of these tables as of now.

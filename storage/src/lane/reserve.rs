@@ -26,6 +26,10 @@ impl Reserve {
         self.manifest_bytes.set(bytes);
     }
 
+    pub(super) fn manifest_bytes(&self) -> u64 {
+        self.manifest_bytes.get()
+    }
+
     /// The size that it should have, if it has less.
     fn wanted(&self) -> Option<u64> {
         let manifest = self.manifest_bytes.get();

@@ -79,6 +79,11 @@ impl LiveTable {
         }
     }
 
+    /// Bytes of the parts that nobody refers to.
+    pub(crate) fn dead_bytes(&self) -> u64 {
+        self.table.footer.batch_bytes() - self.live_bytes
+    }
+
     /// Some partition refers to a part of this many bytes.
     pub(crate) fn count_in(&mut self, bytes: u64) {
         self.live_bytes += bytes;

@@ -23,6 +23,7 @@ mod merging;
 mod model;
 mod power;
 mod scrubbing;
+mod space;
 
 /// An owner that remembers what it was told.
 #[derive(Default)]
