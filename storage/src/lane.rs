@@ -3,8 +3,8 @@
 //! Calls are synchronous where they only touch memory (append, look-ups, reads of what is in
 //! memory) and async where they wait for the disk. Four tasks run behind them: `commit` moves
 //! WAL commits to disk and keeps WAL files ready, and `keep` does in one task, in this order:
-//! `flush` turns frozen memtables into tables, `collect` frees what nobody needs any more, `clean`
-//! compacts partitions by key, `merge` writes tables anew.
+//! `flush` turns frozen memtables into tables, `collect` frees what nobody needs any more, then
+//! `clean`, which compacts partitions by key, and `merge`, which writes tables anew, take turns.
 
 mod clean;
 mod collect;

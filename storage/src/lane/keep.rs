@@ -37,6 +37,8 @@ struct Keeper {
     work: Option<Work>,
     /// A flush found no space, and waits for what the rewrite under way gives back.
     flush_waits: bool,
+    /// There was a cleaning since the last merge.
+    cleaned_last: bool,
 }
 
 /// Keeps the lane in order. Ends when it is closed or stopped.
@@ -85,20 +87,28 @@ impl Lane {
             if std::mem::take(&mut keeper.flush_waits) {
                 return Ok(true);
             }
-            keeper.work = self.begin_work();
+            keeper.work = self.begin_work(keeper.cleaned_last);
+            match &keeper.work {
+                Some(Work::Clean(_)) => keeper.cleaned_last = true,
+                Some(merge) if !merge.gives_back() => keeper.cleaned_last = false,
+                _ => {}
+            }
         }
         self.work_step(&mut keeper.work).await
     }
 
-    /// Space comes first, then what topics ask for, then what is only tidier.
-    fn begin_work(&self) -> Option<Work> {
+    /// Space comes first; then what topics ask for takes turns with what is only tidier: there may
+    /// always be another partition to clean.
+    fn begin_work(&self, cleaned_last: bool) -> Option<Work> {
         let merge = |merging| Work::Merge(Box::new(merging));
-        let clean = |cleaning| Work::Clean(Box::new(cleaning));
         let rewrite = self.begin_rewrite().map(merge);
-        let cleaning = || self.begin_cleaning().map(clean);
-        rewrite
-            .or_else(cleaning)
-            .or_else(|| self.begin_merge().map(merge))
+        let merging = || self.begin_merge().map(merge);
+        let cleaning = || Some(Work::Clean(Box::new(self.begin_cleaning()?)));
+        if cleaned_last {
+            rewrite.or_else(merging).or_else(cleaning)
+        } else {
+            rewrite.or_else(cleaning).or_else(merging)
+        }
     }
 
     async fn work_step(&self, work: &mut Option<Work>) -> Result<bool, StorageError> {

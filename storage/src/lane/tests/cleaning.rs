@@ -512,3 +512,43 @@ fn a_partition_that_is_not_to_be_compacted_any_more_does_not_wait_for_it() {
     })
     .unwrap();
 }
+
+#[test]
+fn merges_take_turns_with_cleanings() {
+    // Proves that a merge which is due comes after one cleaning, though other partitions wait to be
+    // cleaned, and that they are cleaned after it.
+    let dir = tempfile::tempdir().unwrap();
+    let config = |merge_fan_in| LaneConfig {
+        hot_table_bytes: 1 << 30,
+        merge_table_bytes_max: 1 << 30,
+        merge_fan_in,
+        ..small()
+    };
+    run_alone(async {
+        let (lane, _, _) = started(dir.path(), config(64)).await;
+        for _ in 0..5 {
+            for index in 0..20 {
+                append(&lane, key(index), &record(b"a", Some(1), None)).await;
+            }
+            flushed(&lane, 0).await;
+        }
+        lane.close().await.unwrap();
+        let (lane, _) = Lane::open(dir.path(), config(3)).await.unwrap();
+        for index in 0..2 {
+            assert!(lane.clean(key(index), POLICY, Offset(5), 10_000));
+        }
+        assert!(lane.begin_merge().is_some(), "a merge is due");
+        let owner = Rc::new(Owner::default());
+        lane.start(Rc::clone(&owner) as Rc<dyn LaneObserver>);
+        while lane.stats().merges == 0 {
+            assert!(lane.stats().cleanings < 2, "no merge between two cleanings");
+            yield_now().await;
+        }
+        assert_eq!(lane.stats().cleanings, 1);
+        while lane.stats().cleanings < 2 {
+            yield_now().await;
+        }
+        lane.close().await.unwrap();
+    })
+    .unwrap();
+}
