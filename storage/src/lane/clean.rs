@@ -387,6 +387,13 @@ impl State {
 }
 
 impl Cleaning {
+    /// How many of its ranges hold memory.
+    #[cfg(test)]
+    pub(super) fn windows(&self) -> usize {
+        let cursors = self.sources.iter().map(|source| &source.cursor);
+        cursors.filter(|cursor| cursor.has_window()).count()
+    }
+
     /// The table of a source that the error is about, if it is about reading one.
     pub(super) fn unreadable(&self, error: &StorageError) -> Option<u64> {
         let (StorageError::Corrupt { file, .. } | StorageError::Disk { file, .. }) = error else {
@@ -408,7 +415,7 @@ impl Cleaning {
             return Ok(());
         };
         if source.range.end <= start {
-            self.at += 1;
+            self.pass_source();
             return Ok(());
         }
         let part = source.range.part();
@@ -432,15 +439,24 @@ impl Cleaning {
         let next = position + at as u64;
         self.position = (next < end).then_some(next);
         if next == end {
-            self.at += 1;
+            self.pass_source();
         }
         Ok(())
+    }
+
+    /// Goes on to the next source, and lets go of the memory of this one: there may be thousands.
+    fn pass_source(&mut self) {
+        if let Some(source) = self.sources.get_mut(self.at) {
+            source.cursor.forget();
+        }
+        self.at += 1;
     }
 
     fn end_survey(&mut self) {
         let end = self.survey.end();
         let settled = self.survey.settled_end();
         let begun = self.survey.start();
+        self.pass_source();
         self.sources.retain(|source| source.range.start < end);
         if settled <= begun {
             self.sources.clear(); // Nothing is decided that was not before.
@@ -492,10 +508,11 @@ impl Cleaning {
         assert!(at > 0, "a cleaning that goes nowhere");
         let next = position + at as u64;
         self.position = (next < end).then_some(next);
+        let group_end = group.end;
         if next == end {
-            self.at += 1;
+            self.pass_source();
         }
-        Ok(self.at == group.end)
+        Ok(self.at == group_end)
     }
 }
 

@@ -9,8 +9,8 @@ use super::reader::Table;
 use crate::batch::BatchInfo;
 use crate::error::StorageError;
 
-/// What is read at once: tables are read from front to back, so this is a cursor's whole memory,
-/// but for a batch that is larger.
+/// What is read at once: tables are read from front to back, so this is a cursor's whole memory
+/// until it is let go of, but for a batch that is larger.
 const WINDOW_BYTES: u64 = 256 << 10;
 
 /// A table, and the part of it that was read last.
@@ -29,6 +29,16 @@ impl TableCursor {
 
     pub(crate) fn table(&self) -> &Rc<Table> {
         &self.table
+    }
+
+    #[cfg(test)]
+    pub(crate) fn has_window(&self) -> bool {
+        self.window.is_some()
+    }
+
+    /// Lets go of what was read last.
+    pub(crate) fn forget(&mut self) {
+        self.window = None;
     }
 
     /// Bytes from `range.start` on, within `range` and with at least one whole batch.

@@ -552,3 +552,32 @@ fn merges_take_turns_with_cleanings() {
     })
     .unwrap();
 }
+
+#[test]
+fn a_cleaning_holds_one_window_of_its_ranges() {
+    // Proves that the memory of a cleaning does not grow with the tables that the partition lies in.
+    let dir = tempfile::tempdir().unwrap();
+    run_alone(async {
+        let config = LaneConfig {
+            merge_fan_in: 64,
+            ..small()
+        };
+        let (lane, _, _) = started(dir.path(), config).await;
+        let mut end = Offset(0);
+        for _ in 0..20 {
+            end = in_turn(&lane, 0, 10).await;
+        }
+        assert!(lane.clean(key(0), POLICY, end, 10_000));
+        let mut cleaning = lane.begin_cleaning().unwrap();
+        let (mut steps, mut windows) = (0, 0);
+        while lane.clean_step(&mut cleaning).await.unwrap() {
+            steps += 1;
+            windows = cleaning.windows().max(windows);
+        }
+        assert!(steps >= 40, "{steps} steps are not 20 ranges, read twice");
+        assert!(windows <= 1, "{windows} windows");
+        assert_eq!(lane.cleaned_end(key(0)), Some(end));
+        lane.close().await.unwrap();
+    })
+    .unwrap();
+}
