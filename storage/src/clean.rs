@@ -26,8 +26,10 @@ pub(crate) use self::markers::Passed;
 use crate::key::KeyHasher;
 use crate::key_hash::KeyHash;
 
-/// What a batch may unfold to while it is cleaned: that much memory a lane takes for it, and as
-/// long the core is busy with it. One that unfolds further stays as it is.
+/// What a batch may unfold to while it is cleaned. A lane takes several times that much memory
+/// for such a batch: the survey, the rewriting and the table's filters unfold it each for themselves,
+/// and what is kept of it is there twice, before and after it is compressed. As long as that takes
+/// the core is busy with it. One that unfolds further stays as it is.
 pub(crate) const LIMITS: DecompressLimits = DecompressLimits {
     bytes_max: 64 << 20,
     ratio_max: 1_000,
