@@ -444,9 +444,11 @@ pub async fn make_dir_all(path: &Path) -> Result<(), DiskError> {
         let is_here = directory.as_os_str().is_empty();
         let directory = if is_here { Path::new(".") } else { directory };
         let synced = sync_dir(directory).await;
-        // A directory further up that we may not open is not one that we made.
-        if steps == 0 {
-            synced?;
+        match synced {
+            // A directory further up that we may not open, or that can't be synced, is not one that we made.
+            Err(DiskError::Io { error, .. })
+                if steps > 0 && error.raw_os_error() != Some(libc::EIO) => {}
+            synced => synced?,
         }
     }
     Ok(())

@@ -26,6 +26,9 @@ use crate::task::{Queue, Task, spawn_in};
 /// Operations a core may have under way. What comes on top waits its turn.
 const OPERATIONS_MAX: usize = 256;
 
+/// How often the kernel may refuse to take what is queued: some milliseconds.
+const SUBMITS_MAX: usize = 10_000;
+
 /// An operation's place: what it keeps alive, and how it went.
 struct Operation {
     keep: Option<Box<dyn Any>>,
@@ -211,15 +214,25 @@ impl Uring {
         }
     }
 
+    /// Hands the kernel what is queued, all of it: of a linked pair it must not take the half.
     fn submit(&self) {
+        let mut refused = 0;
         loop {
-            match self.inner.borrow().ring.submit() {
-                Ok(_) => break,
+            let mut inner = self.inner.borrow_mut();
+            let queued = inner.ring.submission().len();
+            match inner.ring.submit() {
+                Ok(taken) => {
+                    assert!(taken == queued, "io_uring took {taken} of {queued} entries");
+                    break;
+                }
                 Err(failed) if failed.kind() == io::ErrorKind::Interrupted => {}
+                // Short of memory. Nobody would submit for those who wait: it is tried again, and then given up.
                 Err(failed) => {
-                    // The entry stays queued and goes with the next submission; tell the truth meanwhile.
-                    tracing::error!(error = %failed, "io_uring_enter failed");
-                    return;
+                    refused += 1;
+                    assert!(refused < SUBMITS_MAX, "io_uring_enter failed: {failed}");
+                    drop(inner);
+                    self.reap();
+                    std::thread::yield_now();
                 }
             }
         }

@@ -110,6 +110,28 @@ fn cores_change_and_lanes_are_added_without_a_copy() {
 }
 
 #[test]
+fn lanes_that_changed_places_are_told() {
+    // Proves that directories under each other's names are refused, whichever core has them, and serve again
+    // under their own.
+    let home = tempfile::tempdir().unwrap();
+    let (broker, mut client) = started(home.path(), "2", "2");
+    fill(&mut client, "topic");
+    broker.kill();
+    let lane = |name: &str| home.path().join(name);
+    let swap = || {
+        std::fs::rename(lane("lane-0"), lane("other")).unwrap();
+        std::fs::rename(lane("lane-1"), lane("lane-0")).unwrap();
+        std::fs::rename(lane("other"), lane("lane-1")).unwrap();
+    };
+    swap();
+    let (_, said) = refused(home.path(), &[("STREAMBUS_NODE__CORES", "2")]);
+    assert!(said.contains("belongs to lane"), "{said}");
+    swap();
+    let (_broker, mut client) = started(home.path(), "2", "2");
+    holds_all(&mut client, "topic");
+}
+
+#[test]
 fn three_and_eight_cores_serve_on_any_machine() {
     // Proves that a node runs with numbers of cores that divide nothing or exceed the CPUs there are: each core's
     // lane takes records, and all of them are read before and after a kill.

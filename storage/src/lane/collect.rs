@@ -1,6 +1,6 @@
 //! Removes what nobody needs any more: batches in memory, tables on disk.
 
-use streambus_shards::{disk, planted, yield_if_needed};
+use streambus_shards::{DiskError, disk, planted, yield_if_needed};
 
 use super::Lane;
 use crate::error::StorageError;
@@ -53,7 +53,11 @@ impl Lane {
         for id in dead.iter().filter(|_| !planted::on("keep-dead-tables")) {
             let path = self.dir.join(names::table(*id));
             let failed = |source| StorageError::disk(&path, source);
-            disk::remove_file(&path).await.map_err(failed)?;
+            match disk::remove_file(&path).await {
+                // Gone since an earlier try, which found no space for a later one.
+                Ok(()) | Err(DiskError::NotFound { .. }) => {}
+                Err(error) => return Err(failed(error)),
+            }
             self.cache.forget(*id);
         }
         let mut state = self.state.borrow_mut();
