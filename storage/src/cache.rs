@@ -309,3 +309,40 @@ fn within(range: &Range<u64>, start: u64) -> Range<usize> {
     let from = usize::try_from(range.start - start).expect("ranges fit memory");
     from..from + length(range)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wal::tests::Chance;
+
+    #[test]
+    fn every_run_that_is_kept_is_counted() {
+        // Proves, over random histories, that a run has a place exactly while the policy has its
+        // key: one that the policy does not know would stay for ever and count for nothing.
+        let block = BLOCK_BYTES as u64;
+        let bytes_max = 8 * BLOCK_BYTES;
+        for seed in 0..50 {
+            let mut chance = Chance(seed);
+            let mut runs = BlockCache::new(bytes_max).runs.into_inner();
+            for step in 0..2_000 {
+                let start = chance.below(16) * block;
+                let key = (chance.below(2), start);
+                match chance.below(8) {
+                    0 => runs.remove(&key),
+                    1..5 => runs.note_use(key.0, start),
+                    _ if runs.by_place.contains_key(&key) => {}
+                    _ => {
+                        let blocks = start..start + (1 + chance.below(3)) * block;
+                        assert!(runs.insert(key, &blocks, &Rc::default(), bytes_max));
+                    }
+                }
+                let at = format!("seed {seed}, step {step}");
+                for key in runs.by_place.keys() {
+                    assert!(runs.policy.holds(key), "{at}: {key:?} is not counted");
+                }
+                let placed = runs.by_place.values().map(|run| length(&run.blocks));
+                assert_eq!(placed.sum::<usize>(), runs.policy.bytes(), "{at}");
+            }
+        }
+    }
+}

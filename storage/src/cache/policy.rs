@@ -73,6 +73,11 @@ impl<K: Ord + Copy> Policy<K> {
         assert!(bytes <= self.bytes_max, "an entry larger than the cache");
         let missed = self.ghost_keys.remove(&key);
         let place = if missed { Place::Main } else { Place::Small };
+        // Before it is in a queue: it must not be what goes for itself.
+        let mut evicted = Vec::new();
+        while self.bytes() + bytes > self.bytes_max {
+            evicted.extend(self.evict());
+        }
         let entry = Entry {
             bytes,
             uses: 0,
@@ -82,11 +87,12 @@ impl<K: Ord + Copy> Policy<K> {
         let before = self.entries.insert(key, entry);
         assert!(before.is_none(), "a key is cached once");
         self.enqueue(key, place, bytes);
-        let mut evicted = Vec::new();
-        while self.bytes() > self.bytes_max {
-            evicted.extend(self.evict());
-        }
         evicted
+    }
+
+    #[cfg(test)]
+    pub(super) fn holds(&self, key: &K) -> bool {
+        self.entries.contains_key(key)
     }
 
     /// Notes a use.
@@ -250,8 +256,29 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_in_does_not_go_for_itself() {
+        // Proves that a key which was missed stays when everything else in the cache is in use.
+        let mut policy = Policy::new(8);
+        let insert = |policy: &mut Policy<u64>, key| policy.insert(key, 1);
+        for key in 1..=8 {
+            insert(&mut policy, key);
+            policy.used(&key);
+            policy.used(&key);
+        }
+        for key in [9, 10] {
+            insert(&mut policy, key);
+            (2..=7).for_each(|key| policy.used(&key));
+        }
+        insert(&mut policy, 11);
+        assert!(policy.ghost_keys.contains(&9), "the history leads to it");
+        let evicted = insert(&mut policy, 9);
+        assert!(!evicted.contains(&9) && policy.entries.contains_key(&9));
+    }
+
+    #[test]
     fn bytes_add_up_whatever_happens() {
-        // Proves the accounting and the bound against a recount, over random operations.
+        // Proves the accounting and the bound against a recount, over random operations, and that
+        // what is taken in is there.
         for seed in 0..50 {
             let mut policy = Policy::new(1_000);
             let mut chance = Chance(seed);
@@ -266,6 +293,7 @@ mod tests {
                         for evicted in policy.insert(key, bytes) {
                             assert!(!policy.entries.contains_key(&evicted), "seed {seed}");
                         }
+                        assert!(policy.entries.contains_key(&key), "seed {seed}");
                     }
                 }
                 let counted: usize = policy.entries.values().map(|entry| entry.bytes).sum();
