@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use streambus_proto::error_code::ErrorCode;
 use streambus_proto::ids::{LeaderEpoch, Offset};
-use streambus_proto::records::{BatchView, DecompressLimits};
 use streambus_shards::{Buf, CoreId, planted, spawn, timeout};
 use streambus_storage::{PartitionKey, ReadPlan, StorageError};
 
@@ -181,36 +180,25 @@ impl Shard {
             timestamp: -1,
             leader_epoch: -1,
         };
-        let sought = match item.timestamp {
+        let hit = match item.timestamp {
             LATEST => return Ok(at(until)),
             EARLIEST | EARLIEST_LOCAL => return Ok(at(log_start)),
             LATEST_TIERED => return Ok(none),
-            MAX_TIMESTAMP => match lane.max_timestamp(item.key) {
-                Some(largest) => largest,
-                None => return Ok(none),
-            },
-            time if time >= 0 => time,
+            // What is not committed yet is not there.
+            MAX_TIMESTAMP => lane.offset_of_max_timestamp(item.key, until).await,
+            time if time >= 0 => lane.offset_for_timestamp(item.key, time, until).await,
             _ => return Err(ErrorCode::InvalidRequest),
         };
-        let hit = match lane.offset_for_timestamp(item.key, sought).await {
-            Ok(hit) => hit,
+        match hit {
+            Ok(Some(found)) => Ok(FoundOffset {
+                offset: found.offset.0,
+                timestamp: found.timestamp,
+                leader_epoch: found.leader_epoch.0,
+            }),
             // Never written to: the lane does not know it yet.
-            Err(StorageError::UnknownPartition(_)) => None,
-            Err(failed) => return Err(error::of_storage(&failed)),
-        };
-        let Some(hit) = hit else { return Ok(none) };
-        let (batch, _) =
-            BatchView::split_first(&hit.batch).map_err(|_| ErrorCode::CorruptMessage)?;
-        let found = batch
-            .first_at_or_after(sought, &mut Vec::new(), DecompressLimits::default())
-            .map_err(|_| ErrorCode::CorruptMessage)?;
-        // What is not committed yet is not there.
-        let visible = found.filter(|found| found.offset < until);
-        Ok(visible.map_or(none, |found| FoundOffset {
-            offset: found.offset.0,
-            timestamp: found.timestamp,
-            leader_epoch: batch.partition_leader_epoch().0,
-        }))
+            Ok(None) | Err(StorageError::UnknownPartition(_)) => Ok(none),
+            Err(failed) => Err(error::of_storage(&failed)),
+        }
     }
 
     /// Answers one question of `OffsetForLeaderEpoch`: the largest epoch at or below the asked one,

@@ -18,6 +18,7 @@ mod read;
 mod reserve;
 mod scrub;
 mod state;
+mod times;
 
 #[cfg(test)]
 mod tests;
@@ -34,9 +35,10 @@ pub(crate) use self::flush::write_manifest;
 pub use self::lookup::KeyHit;
 pub(crate) use self::open::free_name;
 pub use self::open::{RecoveredPartition, Recovery};
-pub use self::read::{Batches, ColdRead, ReadPlan, TimestampHit};
+pub use self::read::{Batches, ColdRead, ReadPlan};
 use self::reserve::Reserve;
 use self::state::{State, Status};
+pub use self::times::TimestampHit;
 use crate::cache::BlockCache;
 use crate::error::{AppendError, StorageError};
 use crate::key::PartitionKey;

@@ -3,7 +3,7 @@
 use super::batch::at;
 use super::patch::set_crc;
 use super::*;
-use crate::ids::{ProducerEpoch, ProducerId};
+use crate::ids::{Offset, ProducerEpoch, ProducerId};
 
 const LIMITS: DecompressLimits = DecompressLimits {
     bytes_max: 1 << 20,
@@ -355,7 +355,7 @@ fn any_bytes_are_survived() {
                 batch.last_sequence(),
             );
             let _ = EndTransactionMarker::of_batch(&batch);
-            let _ = batch.first_at_or_after(1_050, &mut scratch, LIMITS);
+            let _ = batch.first_at_or_after(Offset(0), 1_050, &mut scratch, LIMITS);
             let Ok(records) = batch.records(&mut scratch, LIMITS) else {
                 continue;
             };

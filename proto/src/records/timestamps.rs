@@ -15,60 +15,37 @@ pub struct OffsetAndTimestamp {
 }
 
 impl BatchView<'_> {
-    /// The first record whose timestamp is `timestamp` or later.
+    /// The first record at `from` or behind it whose timestamp is `timestamp` or later; `None` also
+    /// if the header claims one that no record has, or the batch is empty.
     ///
     /// # Errors
     /// As [`BatchView::records`], which it uses unless the header alone gives the answer.
     pub fn first_at_or_after(
         &self,
+        from: Offset,
         timestamp: i64,
         scratch: &mut Vec<u8>,
         limits: DecompressLimits,
     ) -> Result<Option<OffsetAndTimestamp>, RecordsError> {
-        if self.max_timestamp() < timestamp {
+        if self.max_timestamp() < timestamp || self.last_offset() < from {
             return Ok(None);
         }
-        self.find(scratch, limits, |record| record.timestamp >= timestamp)
-    }
-
-    /// The first of the records with the batch's largest timestamp; `None` if the header claims
-    /// one that no record has, or the batch is empty.
-    ///
-    /// # Errors
-    /// As [`BatchView::records`], which it uses unless the header alone gives the answer.
-    pub fn first_at_max_timestamp(
-        &self,
-        scratch: &mut Vec<u8>,
-        limits: DecompressLimits,
-    ) -> Result<Option<OffsetAndTimestamp>, RecordsError> {
-        let latest = self.max_timestamp();
-        self.find(scratch, limits, |record| record.timestamp == latest)
-    }
-
-    fn find(
-        &self,
-        scratch: &mut Vec<u8>,
-        limits: DecompressLimits,
-        wanted: impl Fn(&OffsetAndTimestamp) -> bool,
-    ) -> Result<Option<OffsetAndTimestamp>, RecordsError> {
         // With the append time all records have the same: no need to look inside, unless
         // compaction made holes, where the first offset may have no record any more.
         let dense = i64::from(self.record_count()) == i64::from(self.last_offset_delta()) + 1;
         if dense && self.attributes().timestamp_type() == TimestampType::LogAppendTime {
-            let first = OffsetAndTimestamp {
-                offset: self.base_offset(),
+            return Ok(Some(OffsetAndTimestamp {
+                offset: self.base_offset().max(from),
                 timestamp: self.max_timestamp(),
-            };
-            return Ok(Some(first).filter(wanted));
+            }));
         }
         for record in self.records(scratch, limits)? {
             let record = record?;
-            let found = OffsetAndTimestamp {
-                offset: record.offset,
-                timestamp: record.timestamp,
-            };
-            if wanted(&found) {
-                return Ok(Some(found));
+            if record.offset >= from && record.timestamp >= timestamp {
+                return Ok(Some(OffsetAndTimestamp {
+                    offset: record.offset,
+                    timestamp: record.timestamp,
+                }));
             }
         }
         Ok(None)
@@ -94,40 +71,40 @@ mod tests {
         bytes
     }
 
-    fn after(bytes: &[u8], timestamp: i64) -> Option<(i64, i64)> {
+    fn after(bytes: &[u8], from: i64, timestamp: i64) -> Option<(i64, i64)> {
         let batch = BatchView::split_first(bytes).unwrap().0;
-        let found = batch
-            .first_at_or_after(timestamp, &mut vec![], DecompressLimits::default())
-            .unwrap();
+        let limits = DecompressLimits::default();
+        let found = batch.first_at_or_after(Offset(from), timestamp, &mut vec![], limits);
+        let found = found.unwrap();
         found.map(|found| (found.offset.0, found.timestamp))
     }
 
     #[test]
     fn finds_the_first_record_in_time() {
-        // The answer is the first by offset that is late enough, not the nearest in time.
+        // The answer is the first by offset that is late enough, not the nearest in time, and none
+        // before the offset asked for.
         for codec in Codec::ALL {
             let bytes = batch(codec, &[30, 10, 20, 20, 50, 40]);
             let table = [
-                (0, Some((100, 30))),
-                (30, Some((100, 30))),
-                (31, Some((104, 50))),
-                (50, Some((104, 50))),
-                (51, None),
+                (0, 0, Some((100, 30))),
+                (0, 30, Some((100, 30))),
+                (0, 31, Some((104, 50))),
+                (0, 50, Some((104, 50))),
+                (0, 51, None),
+                (100, 0, Some((100, 30))),
+                (101, 0, Some((101, 10))),
+                (101, 30, Some((104, 50))),
+                (105, 30, Some((105, 40))),
+                (105, 41, None),
+                (106, 0, None),
             ];
-            for (timestamp, expected) in table {
+            for (from, timestamp, expected) in table {
                 assert_eq!(
-                    after(&bytes, timestamp),
+                    after(&bytes, from, timestamp),
                     expected,
-                    "{codec:?} at {timestamp}"
+                    "{codec:?} at {timestamp} from {from}"
                 );
             }
-            let view = BatchView::split_first(&bytes).unwrap().0;
-            let latest = view.first_at_max_timestamp(&mut vec![], DecompressLimits::default());
-            let expected = OffsetAndTimestamp {
-                offset: Offset(104),
-                timestamp: 50,
-            };
-            assert_eq!(latest, Ok(Some(expected)));
         }
     }
 
@@ -138,7 +115,9 @@ mod tests {
         set_log_append_time(&mut bytes, 1_000);
         let length = bytes.len();
         bytes[length - 1] = 0xee; // Would not parse.
-        assert_eq!(after(&bytes, 1_000), Some((100, 1_000)));
-        assert_eq!(after(&bytes, 1_001), None);
+        assert_eq!(after(&bytes, 0, 1_000), Some((100, 1_000)));
+        assert_eq!(after(&bytes, 101, 1_000), Some((101, 1_000)));
+        assert_eq!(after(&bytes, 102, 1_000), None);
+        assert_eq!(after(&bytes, 0, 1_001), None);
     }
 }

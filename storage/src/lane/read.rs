@@ -8,7 +8,6 @@ use streambus_shards::Buf;
 
 use super::Lane;
 use super::state::State;
-use crate::batch::BatchInfo;
 use crate::error::StorageError;
 use crate::key::PartitionKey;
 use crate::partition::{Partition, TableRange};
@@ -74,17 +73,6 @@ pub struct ColdRead {
     upto: Offset,
 }
 
-/// The first batch with a timestamp at or after the one asked for.
-#[derive(Debug, Clone)]
-pub struct TimestampHit {
-    /// Offset of the batch's first record.
-    pub base_offset: Offset,
-    /// Largest timestamp in the batch, ms.
-    pub max_timestamp: i64,
-    /// The batch: which of its records it is, only its records tell.
-    pub batch: Buf,
-}
-
 /// Where the next bytes of a read are.
 enum Source {
     Table { range: TableRange },
@@ -124,130 +112,6 @@ impl Lane {
         batches.push_from_memory(partition, max_bytes, upto);
         Ok(ReadPlan::Ready(batches))
     }
-
-    /// The first batch at or after the log start whose largest timestamp is at least `timestamp`.
-    ///
-    /// # Errors
-    /// When the partition is unknown, or the disk fails or is damaged.
-    pub async fn offset_for_timestamp(
-        self: &Rc<Lane>,
-        key: PartitionKey,
-        timestamp: i64,
-    ) -> Result<Option<TimestampHit>, StorageError> {
-        let mut from = {
-            let state = self.state.borrow();
-            state
-                .partition(key)
-                .ok_or(StorageError::UnknownPartition(key))?
-                .log_start
-        };
-        loop {
-            let range = {
-                let state = self.state.borrow();
-                let partition = state.readable(key, from)?;
-                let after = partition.ranges.iter().filter(|range| range.end > from);
-                let mut late = after.filter(|range| range.part().max_timestamp >= timestamp);
-                match late.next() {
-                    Some(range) if !partition.mem.reaches(from.max(range.start)) => range.clone(),
-                    Some(range) => {
-                        let found = hit_in_kept(partition, range, from, timestamp);
-                        if found.is_some() {
-                            return Ok(found);
-                        }
-                        from = range.end;
-                        continue;
-                    }
-                    None => {
-                        let flushed_end = partition.ranges.last().map_or(from, |range| range.end);
-                        let unflushed = from.max(flushed_end)..partition.log_end;
-                        return Ok(memory_hit(partition, unflushed, timestamp));
-                    }
-                }
-            };
-            let found = self.hit_in_table(&range, from, timestamp).await;
-            let found = found.inspect_err(|error| self.note_error(error))?;
-            if found.is_some() {
-                return Ok(found);
-            }
-            from = range.end;
-        }
-    }
-
-    /// The largest timestamp of the partition's batches; `None` if they have none.
-    pub fn max_timestamp(&self, key: PartitionKey) -> Option<i64> {
-        let state = self.state.borrow();
-        let partition = state.partition(key)?;
-        let tables = partition
-            .ranges
-            .iter()
-            .map(|range| range.part().max_timestamp);
-        let memory = partition.mem.iter().map(|batch| batch.max_timestamp);
-        tables.chain(memory).max().filter(|largest| *largest >= 0)
-    }
-
-    async fn hit_in_table(
-        &self,
-        range: &TableRange,
-        from: Offset,
-        timestamp: i64,
-    ) -> Result<Option<TimestampHit>, StorageError> {
-        let part = range.part();
-        let (first, _) = part.index_before(from);
-        for (at, entry) in part.index.iter().enumerate().skip(first) {
-            if entry.max_timestamp < timestamp {
-                continue;
-            }
-            let stride = entry.position..part.stride_end(at);
-            let bytes = self.cache.fetch(&range.table, stride).await?;
-            self.cache.used(&range.table, entry.position);
-            let mut position = 0;
-            while let Some(info) = bytes.get(position..).and_then(BatchInfo::read) {
-                let end = (position + info.bytes).min(bytes.len());
-                if info.last_offset >= from && info.max_timestamp >= timestamp {
-                    return Ok(Some(TimestampHit {
-                        base_offset: info.base_offset,
-                        max_timestamp: info.max_timestamp,
-                        batch: bytes.slice(position..end),
-                    }));
-                }
-                position = end;
-            }
-        }
-        Ok(None)
-    }
-}
-
-/// The hit in a range that is in memory, too: its index says where to look.
-fn hit_in_kept(
-    partition: &Partition,
-    range: &TableRange,
-    from: Offset,
-    timestamp: i64,
-) -> Option<TimestampHit> {
-    let part = range.part();
-    let (first, _) = part.index_before(from);
-    let entries = part.index.iter().enumerate().skip(first);
-    let mut late = entries.filter(|(_, entry)| entry.max_timestamp >= timestamp);
-    late.find_map(|(at, entry)| {
-        let next = part.index.get(at + 1);
-        let end = next.map_or(range.end, |next| next.offset);
-        memory_hit(partition, from.max(entry.offset)..end, timestamp)
-    })
-}
-
-fn memory_hit(
-    partition: &Partition,
-    offsets: Range<Offset>,
-    timestamp: i64,
-) -> Option<TimestampHit> {
-    let batches = partition.mem.batches_from(offsets.start);
-    let mut batches = batches.take_while(|batch| batch.base_offset < offsets.end);
-    let batch = batches.find(|batch| batch.max_timestamp >= timestamp)?;
-    Some(TimestampHit {
-        base_offset: batch.base_offset,
-        max_timestamp: batch.max_timestamp,
-        batch: batch.bytes.clone(),
-    })
 }
 
 impl ColdRead {
