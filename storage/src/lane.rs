@@ -231,10 +231,11 @@ impl Lane {
         self.wait_durable(sequence).await
     }
 
-    /// Applies time and size retention; returns the log start after it. `None` for no limit.
+    /// Applies time and size retention, `None` for no limit; returns the log start if that moved it.
     ///
     /// The new start counts at once; it becomes durable with the next commit, and tables leave
-    /// the disk in the background.
+    /// the disk in the background. One that somebody else moved is not told here: it may not be
+    /// durable, and they wait for that.
     pub fn enforce_retention(
         &self,
         key: PartitionKey,
@@ -254,7 +255,7 @@ impl Lane {
         let held = partition.held().take_while(|part| part.end <= durable);
         let moved = log_start_after(start, held, limits, now_ms);
         if moved == start || apply(&mut state, RecordKind::LogStart, key, Some(moved)).is_err() {
-            return Some(start);
+            return None;
         }
         drop(state);
         self.wal_wake.notify_one();

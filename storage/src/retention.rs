@@ -29,20 +29,24 @@ pub(crate) fn log_start_after(
     limits: Limits,
     now_ms: i64,
 ) -> Offset {
-    let mut left: u64 = parts.clone().map(|part| part.bytes).sum();
+    // Only with a limit: the sum is over all parts, and a log that keeps all it has looks at one.
+    let mut size = limits.retention_bytes.map(|limit| {
+        let all: u64 = parts.clone().map(|part| part.bytes).sum();
+        (all, limit)
+    });
     let mut start = log_start;
     for part in parts {
         let too_old = limits.retention_ms.is_some_and(|limit| {
             let limit = i64::try_from(limit).unwrap_or(i64::MAX);
             part.max_timestamp >= 0 && now_ms.saturating_sub(part.max_timestamp) > limit
         });
-        let too_much = limits
-            .retention_bytes
-            .is_some_and(|limit| left - part.bytes >= limit);
+        let too_much = size.is_some_and(|(left, limit)| left - part.bytes >= limit);
         if !too_old && !too_much {
             break;
         }
-        left -= part.bytes;
+        if let Some((left, _)) = &mut size {
+            *left -= part.bytes;
+        }
         start = start.max(part.end);
     }
     assert!(start >= log_start, "retention moved the log start back");
@@ -106,6 +110,22 @@ mod tests {
             let got = log_start_after(Offset(0), parts().into_iter(), limits, 0);
             assert_eq!(got, Offset(start), "retention.bytes {limit}");
         }
+    }
+
+    #[test]
+    fn without_a_limit_on_the_size_nothing_behind_the_first_that_stays_is_looked_at() {
+        // Proves that a look at a log that keeps all it has costs the same however long that is.
+        let looks = std::cell::Cell::new(0);
+        let counted = parts().into_iter().inspect(|_| looks.set(looks.get() + 1));
+        let limits = Limits {
+            retention_ms: Some(10_000),
+            retention_bytes: None,
+        };
+        assert_eq!(
+            log_start_after(Offset(0), counted, limits, 4_500),
+            Offset(0)
+        );
+        assert_eq!(looks.get(), 1);
     }
 
     #[test]

@@ -395,6 +395,34 @@ fn the_manifest_knows_where_a_flushed_log_ends() {
     .unwrap();
 }
 
+#[test]
+fn retention_tells_of_no_log_start_but_its_own() {
+    // Proves that where retention moves nothing it tells of nothing: a log start that a client asked for is
+    // the lane's at once, and nobody may hear of it before it is durable.
+    let dir = tempfile::tempdir().unwrap();
+    run_alone(async {
+        let (lane, _, _) = started(dir.path(), small()).await;
+        for _ in 0..10 {
+            append(&lane, key(0), &batch(1, 5, b"record")).await;
+        }
+        durable(&lane, key(0), Offset(10)).await;
+        let asking = Rc::clone(&lane);
+        let asked = streambus_shards::spawn(async move {
+            asking.set_log_start(key(0), Offset(4)).await.unwrap();
+        });
+        while lane.log_start(key(0)) == Some(Offset(0)) {
+            streambus_shards::yield_now().await;
+        }
+        let retained = lane.enforce_retention(key(0), Some(1_000), None, 10);
+        assert_eq!(retained, None);
+        asked.await;
+        let retained = lane.enforce_retention(key(0), Some(1_000), None, 2_000);
+        assert_eq!(retained, Some(Offset(10)));
+        lane.close().await.unwrap();
+    })
+    .unwrap();
+}
+
 /// A closed lane with a partition in tables and WAL.
 async fn closed_lane(at: &Path) {
     let (lane, _, _) = started(at, small()).await;
