@@ -54,8 +54,10 @@ async fn write(lane: &Lane, batches: &[Vec<u8>]) {
     }
 }
 
-/// What the look-ups find, by (timestamp, offset expected); `None` asks for the latest.
-async fn finds(lane: &Rc<Lane>, name: &str, cases: &[(Option<i64>, Option<(i64, i64)>)]) {
+/// A timestamp to look up, or `None` for the latest; the offset and the timestamp that are found.
+type Case = (Option<i64>, Option<(i64, i64)>);
+
+async fn finds(lane: &Rc<Lane>, name: &str, cases: &[Case]) {
     let upto = lane.log_end(key(0)).unwrap();
     for (asked, expected) in cases {
         let hit = match asked {
@@ -68,18 +70,13 @@ async fn finds(lane: &Rc<Lane>, name: &str, cases: &[(Option<i64>, Option<(i64, 
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "one table")]
 #[test]
 fn records_are_found_by_their_time_and_not_by_what_headers_claim() {
     // Proves, in memory and in tables, that no record before the log start is found, within a batch too, that
     // batches without a record that is late enough are passed over, and that the latest is the latest of those
     // that are there.
-    type Case = (
-        &'static str,
-        Vec<Vec<u8>>,
-        i64,
-        Vec<(Option<i64>, Option<(i64, i64)>)>,
-    );
-    let cases: [Case; 7] = [
+    let logs: [(&str, Vec<Vec<u8>>, i64, Vec<Case>); 7] = [
         (
             "all is there",
             vec![timed(&[10, 20, 30]), timed(&[40, 40])],
@@ -138,7 +135,7 @@ fn records_are_found_by_their_time_and_not_by_what_headers_claim() {
             ],
         ),
     ];
-    for (name, batches, log_start, expected) in cases {
+    for (name, batches, log_start, expected) in logs {
         for in_tables in [false, true] {
             let dir = tempfile::tempdir().unwrap();
             run_alone(async {
