@@ -1,9 +1,10 @@
 //! Table data in memory: what was read lately, and what sequential readers will ask for next.
 //!
-//! The unit is a run: whole blocks of one table, read and verified at once, at most about a
-//! megabyte. A run is read by a task in the queue for cold reads, which ends whatever happens to
-//! those who wait for it; several that want the same run wait for one read. A reader that goes on
-//! where an earlier read ended gets the next run read before it asks.
+//! The unit is a run: whole blocks of one table that are read and verified as one, as much as the
+//! read that wanted them asks for, and what is read ahead at least a megabyte. A run is read by a
+//! task in the queue for cold reads, which ends whatever happens to those who wait for it; several
+//! that want the same run wait for one read. A reader that goes on where an earlier read ended gets
+//! the next run read before it asks.
 //!
 //! One run is read at a time, however many readers there are: a commit stands behind what is in the
 //! disk's queue already. With two it waits more than twice as long, and hardly more is read

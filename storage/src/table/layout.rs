@@ -96,12 +96,12 @@ impl Layout {
     /// Notes the keys of the batch that was added last: its segment's filter will know of them.
     ///
     /// A part has filters if this is called for each of its batches.
-    pub(crate) fn note_keys(&mut self, batch: &[u8], hash: KeyHash, scratch: &mut Vec<u8>) {
+    pub(crate) async fn note_keys(&mut self, batch: &[u8], hash: KeyHash, scratch: &mut Vec<u8>) {
         let part = self.parts.len().checked_sub(1).expect("a batch was added");
         let entries = self.parts.last().map_or(0, |part| part.index.len());
         let segment = entries.saturating_sub(1) / SEGMENT_ENTRIES;
         let segment = u32::try_from(segment).expect("an index has fewer than 2^32 entries");
-        self.filters.enter(part, segment);
+        self.filters.enter(part, segment).await;
         let note = |key: &[u8]| self.filters.note(FilterKey::new(hash.of(key)));
         if for_each_key(batch, scratch, note).is_err() {
             self.filters.spoil();
@@ -110,9 +110,10 @@ impl Layout {
 
     /// All batches were added: gives the filters their places behind them, and their bytes, which
     /// follow those of the batches.
-    pub(crate) fn place_filters(&mut self) -> Vec<Vec<u8>> {
+    pub(crate) async fn place_filters(&mut self) -> Vec<Vec<u8>> {
         let mut all = Vec::new();
-        for built in std::mem::take(&mut self.filters).finish() {
+        let filters = std::mem::take(&mut self.filters);
+        for built in filters.finish().await {
             let BuiltFilter { part, bytes, .. } = built;
             let filter = KeyFilter {
                 first_segment: built.first_segment,

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use streambus_proto::ids::Offset;
-use streambus_shards::{Buf, BufMut, DiskError, File, OpenOptions, planted};
+use streambus_shards::{Buf, BufMut, DiskError, File, OpenOptions, planted, yield_if_needed};
 
 use super::footer::{Footer, TABLE_VERSION, TablePart, Trailer, TrailerRead, checksum};
 use crate::batch::{BATCH_HEADER_BYTES, BatchInfo};
@@ -178,6 +178,8 @@ impl Table {
                 return Err(StorageError::corrupt(&self.path, position, what));
             }
             position += block.len() as u64;
+            // A read of 50 MiB takes ten milliseconds to verify.
+            yield_if_needed().await;
         }
         assert!(position == blocks.end, "every block was verified");
         Ok(bytes)

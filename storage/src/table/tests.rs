@@ -229,22 +229,27 @@ fn golden_layout() -> Layout {
 
 /// The same with a third partition whose keys are noted, and the bytes of its filter.
 fn golden_layout_with_keys() -> (Layout, Vec<Vec<u8>>) {
-    let mut layout = golden_layout();
-    for base in 0..30_i64 {
-        let mut builder = BatchBuilder::new(Codec::None);
-        builder.set_place(Offset(base), LeaderEpoch(1));
-        builder.push(&NewRecord {
-            timestamp: base,
-            key: Some(format!("key {base}").as_bytes()),
-            value: Some(&[9; 60]),
-            headers: &[],
-        });
-        let one = builder.build();
-        layout.add(key(2), Offset(base), Offset(base), base, &one);
-        layout.note_keys(&one, KeyHash::new(NONCE), &mut Vec::new());
-    }
-    let filters = layout.place_filters();
-    (layout, filters)
+    run_alone(async {
+        let mut layout = golden_layout();
+        for base in 0..30_i64 {
+            let mut builder = BatchBuilder::new(Codec::None);
+            builder.set_place(Offset(base), LeaderEpoch(1));
+            builder.push(&NewRecord {
+                timestamp: base,
+                key: Some(format!("key {base}").as_bytes()),
+                value: Some(&[9; 60]),
+                headers: &[],
+            });
+            let one = builder.build();
+            layout.add(key(2), Offset(base), Offset(base), base, &one);
+            layout
+                .note_keys(&one, KeyHash::new(NONCE), &mut Vec::new())
+                .await;
+        }
+        let filters = layout.place_filters().await;
+        (layout, filters)
+    })
+    .unwrap()
 }
 
 /// Trailer and footer, and what else the format says.

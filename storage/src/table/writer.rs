@@ -82,7 +82,9 @@ impl TableWriter {
             .add(key, base, last, batch.max_timestamp, &batch.bytes);
         if keyed {
             let hash = KeyHash::new(self.nonce);
-            self.layout.note_keys(&batch.bytes, hash, &mut self.scratch);
+            self.layout
+                .note_keys(&batch.bytes, hash, &mut self.scratch)
+                .await;
             yield_if_needed().await;
         }
         self.write(&batch.bytes).await
@@ -92,7 +94,7 @@ impl TableWriter {
     pub(crate) async fn finish(mut self) -> Result<u64, StorageError> {
         let mut layout =
             std::mem::replace(&mut self.layout, Layout::new(self.nonce, self.id, 1, 1));
-        for filter in layout.place_filters() {
+        for filter in layout.place_filters().await {
             self.write(&filter).await?;
         }
         let footer = layout.finish();
