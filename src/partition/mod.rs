@@ -18,6 +18,8 @@ pub struct BatchFacts {
     pub record_count: i32,
     /// Its origin, if it is idempotent.
     pub sequenced: Option<Sequenced>,
+    /// Whether it is part of a transaction.
+    pub transactional: bool,
 }
 
 /// What the append rule answers.
@@ -44,6 +46,8 @@ pub enum Admission {
     },
     /// `INVALID_PRODUCER_EPOCH`.
     FencedProducer,
+    /// `INVALID_TXN_STATE`: its producer has no transaction open. Clients take that for fatal.
+    NoTransaction,
 }
 
 /// Which records a reader may see.
@@ -133,6 +137,11 @@ impl Partition {
         );
         if batch.size_bytes > message_bytes_max {
             return Admission::TooLarge;
+        }
+        // Nobody is given a transactional id, so no transaction is open, and no marker would ever end
+        // this one: compaction would wait for it for ever.
+        if batch.transactional {
+            return Admission::NoTransaction;
         }
         let verdict = match &batch.sequenced {
             // Nothing was ever here: no state of a producer can have expired. Its first batch came before
@@ -261,6 +270,7 @@ mod tests {
             size_bytes: 100,
             record_count,
             sequenced: None,
+            transactional: false,
         }
     }
 
@@ -351,7 +361,7 @@ mod tests {
 
     #[test]
     fn refused_batches_leave_no_trace() {
-        // Proves that size, sequence and epoch refusals change nothing.
+        // Proves that size, sequence, epoch and transaction refusals change nothing.
         let mut partition = empty();
         let sequenced = |epoch, base_sequence| BatchFacts {
             sequenced: Some(Sequenced {
@@ -376,6 +386,14 @@ mod tests {
         assert_eq!(
             append(&mut partition, &sequenced(0, 1)),
             Admission::FencedProducer
+        );
+        let transactional = BatchFacts {
+            transactional: true,
+            ..sequenced(1, 1)
+        };
+        assert_eq!(
+            append(&mut partition, &transactional),
+            Admission::NoTransaction
         );
         assert_eq!(
             append(&mut partition, &sequenced(1, 0)),

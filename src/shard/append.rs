@@ -159,6 +159,10 @@ impl Shard {
             Admission::FencedProducer => {
                 Pending::refused(ErrorCode::InvalidProducerEpoch, String::new())
             }
+            Admission::NoTransaction => Pending::refused(
+                ErrorCode::InvalidTxnState,
+                "the producer has no transaction open here; this broker has no transactions yet: produce without transactional.id".to_owned(),
+            ),
         };
         Ok(pending)
     }
@@ -270,6 +274,7 @@ fn inspect(
         size_bytes: bytes.len(),
         record_count,
         sequenced,
+        transactional: batch.attributes().is_transactional(),
     })
 }
 

@@ -19,6 +19,7 @@ const CORRUPT_MESSAGE: i16 = 2;
 const MESSAGE_TOO_LARGE: i16 = 10;
 const INVALID_TIMESTAMP: i16 = 32;
 const UNSUPPORTED_FOR_MESSAGE_FORMAT: i16 = 43;
+const INVALID_TXN_STATE: i16 = 48;
 const UNSUPPORTED_COMPRESSION_TYPE: i16 = 76;
 const INVALID_RECORD: i16 = 87;
 
@@ -143,9 +144,13 @@ fn honest() -> Vec<u8> {
     builder.build()
 }
 
-/// An honest batch with bytes replaced at a place, and a checksum that fits them.
+/// An honest batch, changed so.
 fn lying(place: usize, bytes: &[u8]) -> Vec<u8> {
-    let mut batch = honest();
+    lie(honest(), place, bytes)
+}
+
+/// The batch with bytes replaced at a place, and a checksum that fits them.
+fn lie(mut batch: Vec<u8>, place: usize, bytes: &[u8]) -> Vec<u8> {
     batch[place..place + bytes.len()].copy_from_slice(bytes);
     let crc = crc32c(&batch[21..]);
     batch[17..21].copy_from_slice(&crc.to_be_bytes());
@@ -167,6 +172,10 @@ fn batches_that_lie_are_refused_whole_and_nothing_is_appended() {
     bad_crc[70] ^= 1;
     let twice = [honest(), honest()].concat();
     let cut = honest()[..80].to_vec();
+    // Producer 7, epoch 0, sequence 0, whom nobody has given a transaction.
+    let mut idempotent = honest();
+    idempotent[43..57].copy_from_slice(&[0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0]);
+    let transactional = lie(idempotent, 22, &[0b1_0000]);
     let cases: Vec<(&str, Vec<u8>, i16)> = vec![
         ("no batch", vec![], INVALID_RECORD),
         ("bad checksum", bad_crc, CORRUPT_MESSAGE),
@@ -231,6 +240,7 @@ fn batches_that_lie_are_refused_whole_and_nothing_is_appended() {
             lying(22, &[0b1_0000]),
             INVALID_RECORD,
         ),
+        ("transactional", transactional, INVALID_TXN_STATE),
         (
             "append time from a client",
             lying(22, &[0b1000]),
