@@ -53,7 +53,8 @@ impl Pending {
 
 impl Shard {
     /// Judges one batch and puts it into the lane's log, in the order of the calls: while the lane is full it
-    /// waits in line, and no batch overtakes an earlier one.
+    /// waits in line, and no batch overtakes an earlier one. While the disk has no space, those in line
+    /// are refused in their turn.
     pub fn begin_append(self: &Rc<Self>, item: &AppendItem) -> Begun {
         let (facts, lane) = match self.judge(item) {
             Ok(judged) => judged,

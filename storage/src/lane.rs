@@ -75,7 +75,7 @@ pub struct Lane {
     scrub_wake: Notify,
     /// Wakes those who wait for durability.
     durable_wake: Notify,
-    /// Wakes those who were refused with [`AppendError::Full`].
+    /// Wakes those who were refused with [`AppendError::Full`]: there may be room, or there is no space.
     writable_wake: Notify,
     /// Where they stand until then.
     line: Rc<Line>,
@@ -135,13 +135,20 @@ impl Lane {
         })
     }
 
-    /// Resolves when an append that was refused with [`AppendError::Full`] is worth repeating, or
-    /// when the lane has stopped.
+    /// Resolves when an append that was refused with [`AppendError::Full`] is worth repeating: there is
+    /// room, or there will be none before there is space, which is [`AppendError::NoSpace`], or the lane has
+    /// stopped.
     pub async fn writable(&self) {
+        self.turned(|state| state.is_writable() || state.no_space)
+            .await;
+    }
+
+    /// Resolves when the state is as `wanted`, which [`Lane::writable_wake`] tells, or the lane has stopped.
+    async fn turned(&self, wanted: impl Fn(&State) -> bool) {
         loop {
             {
                 let state = self.state.borrow();
-                if state.is_writable() || state.status != Status::Running {
+                if wanted(&state) || state.status != Status::Running {
                     return;
                 }
             }
@@ -344,7 +351,9 @@ impl Lane {
                     return Ok(sequence);
                 }
                 // Deleting is how space comes back: it waits where a producer is refused.
-                Err(AppendError::Full | AppendError::NoSpace) => self.writable().await,
+                Err(AppendError::Full | AppendError::NoSpace) => {
+                    self.turned(State::is_writable).await;
+                }
                 Err(AppendError::Failed | AppendError::TooLarge { .. }) => {
                     return Err(self.stopped_error());
                 }

@@ -196,16 +196,18 @@ impl Lane {
         }
     }
 
-    /// Notes that space is wanted (appends that need it are refused as such) and waits a while.
+    /// Notes that space is wanted (appends that need it are refused as such, those that wait for room too) and
+    /// waits a while.
     pub(super) async fn wait_for_space(&self, error: &StorageError) {
-        let retry = {
+        let (turned, retry) = {
             let mut state = self.state.borrow_mut();
-            if !state.no_space {
-                tracing::warn!(dir = %self.dir.display(), %error, "waiting for space");
-            }
-            state.no_space = true;
-            state.config.no_space_retry
+            let before = std::mem::replace(&mut state.no_space, true);
+            (!before, state.config.no_space_retry)
         };
+        if turned {
+            tracing::warn!(dir = %self.dir.display(), %error, "waiting for space");
+            self.writable_wake.notify_all();
+        }
         sleep(retry).await;
     }
 

@@ -25,6 +25,7 @@ mod power;
 mod scrubbing;
 mod space;
 mod times;
+mod waiting;
 
 /// An owner that remembers what it was told.
 #[derive(Default)]
