@@ -43,8 +43,9 @@ section! {
         /// How many lanes (one log and its tables each) the data directory has. 0 takes one a core for a
         /// new directory, and what is there for an existing one. Lanes can be added, never taken away.
         lanes: usize = 0, in 0..=256;
-        /// The size of a metadata log file, which is the most that one change of the metadata may take.
-        /// Twice this is kept in reserve, so that topics can be deleted on a full disk.
+        /// The size of a metadata log file, which is the most that one change of the metadata may take. Another
+        /// size is that of the next file. What that file and a snapshot of all metadata take is kept in reserve,
+        /// so that topics can be deleted on a full disk.
         metadata_log_bytes: usize = 16 << 20, in 256 << 10..=1 << 30;
     }
 }

@@ -163,12 +163,7 @@ impl Controller {
 
     /// Starts a new log file for the command that did not fit the old one.
     async fn make_room(&self, image: &Image, log: &mut MetadataLog) -> Result<(), LogError> {
-        let refusal = if log.is_fresh() {
-            Refusal::new(
-                ErrorCode::PolicyViolation,
-                "the change is larger than the metadata log takes",
-            )
-        } else {
+        let refusal = if log.roll_makes_room() {
             match log.roll(image).await {
                 Ok(()) => return Ok(()),
                 Err(LogError::Disk(full @ DiskError::NoSpace { .. })) => Refusal::new(
@@ -177,6 +172,11 @@ impl Controller {
                 ),
                 Err(failure) => return Err(failure),
             }
+        } else {
+            Refusal::new(
+                ErrorCode::PolicyViolation,
+                "the change is larger than the metadata log takes",
+            )
         };
         let next = self.waiting.borrow_mut().pop_front();
         if let Some(next) = next {

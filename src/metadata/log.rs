@@ -15,31 +15,13 @@ use super::frame::{self, FileKind, FrameError, FrameWriter, HEADER_BYTES, Header
 use super::image::{ConfigMap, Identity, Image};
 use super::snapshot;
 
-/// How large the files are.
-#[derive(Copy, Clone, Debug)]
-pub(super) struct Sizes {
-    /// A log file: a delta that is larger is refused.
-    pub(super) file_bytes: usize,
-    /// The reserve: what a roll needs on a full disk, the next log file and a snapshot.
-    pub(super) reserve_bytes: usize,
-}
-
-impl Sizes {
-    /// The reserve has room for the next file and for a snapshot of the same size. With the default of
-    /// 16 MiB that is some 1.4 million partitions; a topic with a million of them takes 11 MB of a log
-    /// file, and replaying all of it takes some tens of milliseconds.
-    fn of(file_bytes: usize) -> Sizes {
-        Sizes {
-            file_bytes,
-            reserve_bytes: 2 * file_bytes,
-        }
-    }
-}
-
 /// Zeros are written in pieces of this size.
 const ZEROS_BYTES: usize = 1 << 20;
 
 const RESERVE: &str = "reserve";
+
+/// What files take beyond their lengths: the rest of a block, for the directory too.
+const BLOCKS_REST_BYTES: usize = 16 << 10;
 
 /// Why the metadata can't be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -82,13 +64,21 @@ pub struct Opened {
 #[derive(Debug)]
 pub struct MetadataLog {
     dir: PathBuf,
-    sizes: Sizes,
+    /// How long the next file is made: a delta that is larger is refused. The default of 16 MiB takes some 1.4
+    /// million partitions, and replaying it some tens of milliseconds.
+    new_file_bytes: usize,
     file: File,
+    /// How long the file is. It may be from before the setting was changed; what goes beyond its end needs space.
+    file_bytes: usize,
     /// The index in the file's header.
     first: MetadataIndex,
     /// Where the next frame goes.
     position: usize,
     staged: Option<FrameWriter>,
+    /// The logs and snapshots that are there, which a roll replaces. Listing them blocks, so only start-up does.
+    files: Vec<PathBuf>,
+    /// The size of the newest snapshot; 0 while there is none.
+    snapshot_bytes: usize,
 }
 
 impl MetadataLog {
@@ -102,7 +92,8 @@ impl MetadataLog {
 
     /// Opens the log in `dir`, or makes it with `identity` if there is none. The directory belongs
     /// to whoever is in it: compare [`Image::identity`] with what is configured. Files that are made
-    /// are `file_bytes` long; those that are there stay as they are.
+    /// are `file_bytes` long; those that are there stay as they are, but for the reserve. Nobody else may open it
+    /// meanwhile; reading it with [`MetadataLog::verify`] does no harm.
     ///
     /// # Errors
     /// If what is there can't be used. Nothing is changed then.
@@ -112,51 +103,26 @@ impl MetadataLog {
         statics: Arc<ConfigMap>,
         file_bytes: usize,
     ) -> Result<Opened, LogError> {
-        MetadataLog::open_sized(dir, identity, statics, Sizes::of(file_bytes)).await
-    }
-
-    pub(super) async fn open_sized(
-        dir: &Path,
-        identity: Identity,
-        statics: Arc<ConfigMap>,
-        sizes: Sizes,
-    ) -> Result<Opened, LogError> {
         disk::make_dir_all(dir).await?;
         let files = Files::list(dir)?;
-        if files.is_empty() {
-            let image = Image::empty(identity, statics);
-            let log = MetadataLog::create(dir, &image, sizes).await?;
-            keep_reserve(dir, sizes.reserve_bytes).await?;
-            return Ok(Opened {
-                image,
-                log,
-                replayed: 0,
-                cut_bytes: 0,
-            });
-        }
-        let mut start = Start::snapshot(dir, &files, statics).await?;
-        for first in &files.logs {
-            start.log(dir, *first).await?;
-        }
-        let Start {
-            image,
-            replayed,
-            last,
-            ..
-        } = start;
-        let image = image.expect("a snapshot or the first log makes an image");
-        let (log, cut_bytes) = match last {
+        let start = Start::read(dir, &files, Arc::clone(&statics)).await?;
+        let image = start
+            .image
+            .unwrap_or_else(|| Image::empty(identity, statics));
+        let (mut log, cut_bytes) = match start.last {
             Some((first, end, torn_bytes)) => {
-                let log = MetadataLog::reopen(dir, sizes, first, (end, torn_bytes)).await?;
+                let log = MetadataLog::reopen(dir, file_bytes, first, (end, torn_bytes)).await?;
                 (log, torn_bytes)
             }
-            None => (MetadataLog::create(dir, &image, sizes).await?, 0),
+            None => (MetadataLog::create(dir, &image, file_bytes).await?, 0),
         };
-        keep_reserve(dir, sizes.reserve_bytes).await?;
+        log.files.extend(files.paths(dir));
+        log.snapshot_bytes = start.snapshot_bytes;
+        log.keep_reserve().await?;
         Ok(Opened {
             image,
             log,
-            replayed,
+            replayed: start.replayed,
             cut_bytes,
         })
     }
@@ -170,15 +136,11 @@ impl MetadataLog {
             return Ok(None);
         }
         let files = Files::list(&dir)?;
-        let mut start = Start::snapshot(&dir, &files, statics).await?;
-        for first in &files.logs {
-            start.log(&dir, *first).await?;
-        }
-        Ok(start.image)
+        Ok(Start::read(&dir, &files, statics).await?.image)
     }
 
     /// Makes a new, empty log file for what follows `image`.
-    async fn create(dir: &Path, image: &Image, sizes: Sizes) -> Result<MetadataLog, LogError> {
+    async fn create(dir: &Path, image: &Image, file_bytes: usize) -> Result<MetadataLog, LogError> {
         let first = image.index().next();
         let path = dir.join(log_name(first));
         let making = dir.join("log.tmp");
@@ -186,22 +148,20 @@ impl MetadataLog {
             index: first,
             identity: image.identity().clone(),
         };
-        let file = write_new(
-            &making,
-            frame::encode_header(FileKind::Log, &header),
-            sizes.file_bytes,
-        )
-        .await?;
+        let header = frame::encode_header(FileKind::Log, &header);
+        let file = write_new(&making, header, file_bytes).await?;
         disk::rename(&making, &path).await?;
         disk::sync_dir(dir).await?;
-        let dir = dir.to_owned();
         Ok(MetadataLog {
-            dir,
-            sizes,
+            dir: dir.to_owned(),
+            new_file_bytes: file_bytes,
             file,
+            file_bytes,
             first,
             position: HEADER_BYTES,
             staged: None,
+            files: vec![path],
+            snapshot_bytes: 0,
         })
     }
 
@@ -210,7 +170,7 @@ impl MetadataLog {
     /// sync, after which the kernel shows what is not on the disk, and no sync covers it unless it is.
     async fn reopen(
         dir: &Path,
-        sizes: Sizes,
+        new_file_bytes: usize,
         first: MetadataIndex,
         (position, torn_bytes): (usize, usize),
     ) -> Result<MetadataLog, LogError> {
@@ -225,13 +185,17 @@ impl MetadataLog {
         put_zeros(&file, position, position + torn_bytes).await?;
         file.datasync().await?;
         disk::sync_dir(dir).await?;
+        let file_bytes = usize::try_from(file.len()?).expect("it was read into memory");
         Ok(MetadataLog {
             dir: dir.to_owned(),
-            sizes,
+            new_file_bytes,
             file,
+            file_bytes,
             first,
             position,
             staged: None,
+            files: vec![path],
+            snapshot_bytes: 0,
         })
     }
 
@@ -257,7 +221,7 @@ impl MetadataLog {
 
     /// Adds a delta to the next write. `false`, and nothing happens, if the file has no room.
     pub(super) fn stage(&mut self, delta: &Delta) -> bool {
-        let room = self.sizes.file_bytes.saturating_sub(self.position);
+        let room = self.file_bytes.saturating_sub(self.position);
         let staged = self
             .staged
             .get_or_insert_with(|| FrameWriter::begin(delta.index));
@@ -268,9 +232,10 @@ impl MetadataLog {
         fits
     }
 
-    /// Whether nothing was ever written to the file: what does not fit now never will.
-    pub(super) fn is_fresh(&self) -> bool {
-        self.position == HEADER_BYTES && self.staged.is_none()
+    /// Whether a new file has more room than this one. If not, what does not fit now never will.
+    pub(super) fn roll_makes_room(&self) -> bool {
+        let written = self.position > HEADER_BYTES || self.staged.is_some();
+        written || self.file_bytes < self.new_file_bytes
     }
 
     /// Makes the staged deltas durable.
@@ -284,7 +249,7 @@ impl MetadataLog {
         let frame = staged.finish(self.first);
         let end = self.position + frame.len();
         assert!(
-            end <= self.sizes.file_bytes,
+            end <= self.file_bytes,
             "the frame was staged into the room there is"
         );
         let written = self
@@ -300,7 +265,7 @@ impl MetadataLog {
     /// Writes a snapshot of `image`, which is all that the log holds, and starts a new file.
     ///
     /// # Errors
-    /// [`DiskError::NoSpace`] leaves everything as it was. After another error the node must stop.
+    /// [`DiskError::NoSpace`] leaves all but the reserve as it was. After another error the node must stop.
     pub(super) async fn roll(&mut self, image: &Image) -> Result<(), LogError> {
         assert!(
             self.staged.is_none(),
@@ -308,32 +273,61 @@ impl MetadataLog {
         );
         match self.try_roll(image).await {
             Err(LogError::Disk(DiskError::NoSpace { .. })) => {
-                give_reserve(&self.dir).await?;
+                remove_if_there(&self.dir.join(RESERVE)).await?;
                 self.try_roll(image).await?;
             }
             done => done?,
         }
-        keep_reserve(&self.dir, self.sizes.reserve_bytes).await
+        self.keep_reserve().await
     }
 
     async fn try_roll(&mut self, image: &Image) -> Result<(), LogError> {
-        let index = image.index();
-        let path = self.dir.join(snapshot_name(index));
+        let path = self.dir.join(snapshot_name(image.index()));
         let making = self.dir.join("snapshot.tmp");
-        write_new(&making, snapshot::encode(image), 0).await?;
+        let snapshot = snapshot::encode(image);
+        let snapshot_bytes = snapshot.len();
+        write_new(&making, snapshot, 0).await?;
+        let next = match MetadataLog::create(&self.dir, image, self.new_file_bytes).await {
+            Ok(next) => next,
+            Err(error) => {
+                // It would take space that is short; that it could not go is the lesser news.
+                let _ = disk::remove_file(&making).await;
+                return Err(error);
+            }
+        };
+        let full = std::mem::replace(self, next);
+        self.files.extend(full.files);
         disk::rename(&making, &path).await?;
-        // From here on start-up begins with the snapshot; the old log's deltas are skipped.
-        *self = MetadataLog::create(&self.dir, image, self.sizes).await?;
-        let files = Files::list(&self.dir)?;
-        let old_logs = files.logs.iter().filter(|first| **first < self.first);
-        let old_snapshots = files.snapshots.iter().filter(|snapshot| **snapshot < index);
-        let old = old_logs.map(|first| log_name(*first));
-        for name in old.chain(old_snapshots.map(|index| snapshot_name(*index))) {
-            let path = self.dir.join(name);
-            disk::remove_file(&path).await?;
+        disk::sync_dir(&self.dir).await?;
+        // From here on start-up begins with the snapshot; the old log's deltas are in it.
+        self.snapshot_bytes = snapshot_bytes;
+        let kept = vec![self.dir.join(log_name(self.first)), path];
+        for old in std::mem::replace(&mut self.files, kept.clone()) {
+            if !kept.contains(&old) {
+                remove_if_there(&old).await?;
+            }
         }
         disk::sync_dir(&self.dir).await?;
         Ok(())
+    }
+
+    /// What a roll takes: the next file, and a snapshot, which has grown since the last one by no more than the
+    /// log holds and the headers of its frames, which are shorter than a log's may be.
+    fn reserve_bytes(&self) -> usize {
+        let grown = self.file_bytes + self.file_bytes / 1_024;
+        self.new_file_bytes + self.snapshot_bytes + grown + BLOCKS_REST_BYTES
+    }
+
+    /// Makes the reserve, or gives it another size, if there is space for that.
+    async fn keep_reserve(&self) -> Result<(), LogError> {
+        let bytes = self.reserve_bytes();
+        match size_reserve(&self.dir.join(RESERVE), bytes as u64).await {
+            Err(DiskError::NoSpace { path }) => {
+                tracing::warn!(path = %path.display(), bytes, "no space for the metadata log's reserve");
+                Ok(())
+            }
+            done => Ok(done?),
+        }
     }
 }
 
@@ -344,9 +338,19 @@ struct Start {
     replayed: u64,
     /// The last log: its first index, its end, and what was torn there.
     last: Option<(MetadataIndex, usize, usize)>,
+    snapshot_bytes: usize,
 }
 
 impl Start {
+    /// Reads all of them; the image stays unknown if there are none.
+    async fn read(dir: &Path, files: &Files, statics: Arc<ConfigMap>) -> Result<Start, LogError> {
+        let mut start = Start::snapshot(dir, files, statics).await?;
+        for first in &files.logs {
+            start.log(dir, *first).await?;
+        }
+        Ok(start)
+    }
+
     /// Begins with the newest snapshot, if there is one.
     async fn snapshot(
         dir: &Path,
@@ -358,6 +362,7 @@ impl Start {
             statics,
             replayed: 0,
             last: None,
+            snapshot_bytes: 0,
         };
         let Some(index) = files.snapshots.last() else {
             return Ok(start);
@@ -367,6 +372,7 @@ impl Start {
         let mut image = Image::empty(header.identity.clone(), Arc::clone(&start.statics));
         snapshot::decode(&mut image, &header, &bytes).map_err(|error| unreadable(&path, error))?;
         start.image = Some(image);
+        start.snapshot_bytes = bytes.len();
         Ok(start)
     }
 
@@ -428,6 +434,12 @@ impl Files {
     fn is_empty(&self) -> bool {
         self.logs.is_empty() && self.snapshots.is_empty()
     }
+
+    fn paths(&self, dir: &Path) -> impl Iterator<Item = PathBuf> {
+        let logs = self.logs.iter().map(|first| log_name(*first));
+        let snapshots = self.snapshots.iter().map(|index| snapshot_name(*index));
+        logs.chain(snapshots).map(|name| dir.join(name))
+    }
 }
 
 fn log_name(first: MetadataIndex) -> String {
@@ -458,10 +470,8 @@ async fn read(
 
 /// Writes a new file, filled up with zeros to `bytes_min`, and syncs it.
 async fn write_new(path: &Path, content: Vec<u8>, bytes_min: usize) -> Result<File, LogError> {
-    if disk::exists(path) {
-        // Left by an attempt that never got its name.
-        disk::remove_file(path).await?;
-    }
+    // Left by an attempt that never got its name.
+    remove_if_there(path).await?;
     let options = OpenOptions {
         write: true,
         create_new: true,
@@ -494,42 +504,32 @@ async fn put_zeros(file: &File, from: usize, to: usize) -> Result<(), DiskError>
     Ok(())
 }
 
-/// Makes the reserve if it is missing and there is space for it.
-async fn keep_reserve(dir: &Path, bytes: usize) -> Result<(), LogError> {
-    let path = dir.join(RESERVE);
-    if disk::exists(&path) {
-        return Ok(());
-    }
-    let making = dir.join("reserve.tmp");
-    if disk::exists(&making) {
-        disk::remove_file(&making).await?;
-    }
+/// Gives the reserve a size. It stays as it was if there is no space for more.
+async fn size_reserve(path: &Path, bytes: u64) -> Result<(), DiskError> {
     let options = OpenOptions {
         write: true,
-        create_new: true,
+        create: true,
         ..OpenOptions::default()
     };
-    let file = File::open(&making, options).await?;
-    // Nobody ever writes into it, so it need not be filled as a log is.
-    match file.allocate(bytes as u64).await {
-        Ok(()) => disk::rename(&making, &path).await?,
-        Err(DiskError::NoSpace { .. }) => {
-            tracing::warn!(path = %path.display(), bytes, "no space for the metadata log's reserve");
-            // A part of it would only take space from what matters more.
-            disk::remove_file(&making).await?;
-        }
-        Err(error) => return Err(error.into()),
+    let file = File::open(path, options).await?;
+    let before = file.len()?;
+    if before > bytes {
+        return file.set_len(bytes);
     }
-    Ok(())
+    // Nobody ever writes into it, so it need not be filled as a log is.
+    let allocated = file.allocate(bytes).await;
+    if allocated.is_err() {
+        // A part of the rest would only take space from what matters more.
+        file.set_len(before)?;
+    }
+    allocated
 }
 
-/// Frees the reserve's space, if it is there.
-async fn give_reserve(dir: &Path) -> Result<(), LogError> {
-    let path = dir.join(RESERVE);
-    if disk::exists(&path) {
-        disk::remove_file(&path).await?;
+async fn remove_if_there(path: &Path) -> Result<(), DiskError> {
+    match disk::remove_file(path).await {
+        Err(DiskError::NotFound { .. }) => Ok(()),
+        done => done,
     }
-    Ok(())
 }
 
 fn unreadable(path: &Path, error: FrameError) -> LogError {

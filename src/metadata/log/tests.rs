@@ -1,8 +1,10 @@
 use std::cell::RefCell;
+use std::net::IpAddr;
 use std::rc::Rc;
 
 use streambus_proto::error_code::ErrorCode;
 use streambus_proto::ids::TopicId;
+use streambus_shards::sim::{self, DiskFaults, Simulation};
 use streambus_shards::{run_alone, spawn};
 
 use super::*;
@@ -11,10 +13,7 @@ use crate::metadata::command::{Command, Layout};
 use crate::metadata::controller::{Controller, Publish, Submit};
 use crate::metadata::image::NodeId;
 
-const SMALL: Sizes = Sizes {
-    file_bytes: 8 << 10,
-    reserve_bytes: 32 << 10,
-};
+const FILE_BYTES: usize = 8 << 10;
 const LIMITS: Limits = Limits {
     topics_max: 10_000,
     partitions_max: 100_000,
@@ -30,15 +29,19 @@ fn identity() -> Identity {
 }
 
 async fn opened(dir: &Path) -> Opened {
+    opened_with(dir, FILE_BYTES).await
+}
+
+async fn opened_with(dir: &Path, file_bytes: usize) -> Opened {
     let statics = Arc::new(ConfigMap::new());
-    MetadataLog::open_sized(dir, identity(), statics, SMALL)
+    MetadataLog::open(dir, identity(), statics, file_bytes)
         .await
         .expect("the log is good")
 }
 
 async fn refused(dir: &Path) -> String {
     let statics = Arc::new(ConfigMap::new());
-    let outcome = MetadataLog::open_sized(dir, identity(), statics, SMALL).await;
+    let outcome = MetadataLog::open(dir, identity(), statics, FILE_BYTES).await;
     outcome.expect_err("the log is bad").to_string()
 }
 
@@ -100,7 +103,7 @@ fn what_was_committed_is_there_after_a_restart() {
             lanes: 9,
         };
         let statics = Arc::new(ConfigMap::new());
-        let kept = MetadataLog::open_sized(&dir, other, statics, SMALL)
+        let kept = MetadataLog::open(&dir, other, statics, FILE_BYTES)
             .await
             .expect("good");
         assert_eq!(*kept.image.identity(), identity());
@@ -181,7 +184,8 @@ fn damage_is_refused_by_file_and_place() {
 
 #[test]
 fn a_crash_between_the_steps_of_a_roll_loses_nothing() {
-    // Proves that a snapshot beside the old log, and a snapshot without any log, start up.
+    // Proves that a snapshot beside the old log, a new log behind the old one, and a snapshot without any log
+    // start up, and that a roll removes what was left.
     run(async |dir| {
         let mut log = opened(&dir).await;
         for number in 0..4 {
@@ -196,13 +200,27 @@ fn a_crash_between_the_steps_of_a_roll_loses_nothing() {
         commit(&mut both, &create(9, 1)).await;
         assert_eq!(opened(&dir).await.image.topic_count(), 5);
 
-        disk::remove_file(&dir.join(log_name(MetadataIndex(1))))
+        let mut log = opened(&dir).await;
+        let next = MetadataLog::create(&dir, &log.image, FILE_BYTES).await;
+        drop(next.expect("space"));
+        let mut two = opened(&dir).await;
+        assert_eq!((two.replayed, two.image.topic_count()), (1, 5));
+        commit(&mut two, &create(10, 1)).await;
+        log = opened(&dir).await;
+        assert_eq!(log.image.topic_count(), 6);
+        log.log.roll(&log.image).await.expect("space");
+        let files = Files::list(&dir).expect("listed");
+        assert_eq!(files.logs, [MetadataIndex(7)]);
+        assert_eq!(files.snapshots, [MetadataIndex(6)]);
+        assert_eq!(opened(&dir).await.image.topic_count(), 6);
+
+        disk::remove_file(&dir.join(log_name(MetadataIndex(7))))
             .await
             .expect("removed");
         let alone = opened(&dir).await;
         assert_eq!(
             (alone.image.topic_count(), alone.image.index()),
-            (4, MetadataIndex(4))
+            (6, MetadataIndex(6))
         );
     });
 }
@@ -294,4 +312,147 @@ fn lanes_are_added_and_stay() {
         assert_eq!(third.image.lane_partitions(), [1, 1, 1, 1]);
     })
     .unwrap();
+}
+
+/// Runs `body` on a simulated host with a disk that may be full.
+fn run_on_disk(body: impl AsyncFnOnce(PathBuf, DiskFaults) + 'static) {
+    let report = sim::run(Simulation::new(1), |world| async move {
+        let host = world.add_host(IpAddr::from([10, 0, 0, 1]));
+        world.boot(host);
+        let disk = world.disk(host);
+        let done = world.spawn_on(host, async move { body("/metadata".into(), disk).await });
+        done.await;
+    });
+    assert_eq!(report.result, Ok(()), "{:#?}", report.notes);
+}
+
+/// No file can grow any more.
+fn fill(disk: &DiskFaults) {
+    disk.set_capacity("/", Some(disk.used_bytes()));
+}
+
+/// Makes and deletes topics until the file has no room for the next one.
+async fn commit_until_full(opened: &mut Opened) -> Delta {
+    for number in 1_000.. {
+        let topics: Vec<_> = opened.image.topics().map(|topic| topic.id).collect();
+        let command = match topics.first() {
+            Some(id) if number % 2 == 0 => Command::DeleteTopic { id: *id },
+            _ => create(number, 1),
+        };
+        let delta = apply(&opened.image, &command, &LIMITS).expect("a good command");
+        if !opened.log.stage(&delta) {
+            return delta;
+        }
+        let durable = opened.log.commit().await;
+        durable.expect("what has room in the file has room on the disk");
+        opened.image.absorb(&delta);
+    }
+    unreachable!("a file has room for fewer");
+}
+
+#[test]
+fn a_raised_size_is_that_of_the_next_file() {
+    // Proves that a file which is there takes no more than it was made for, so that no commit needs space,
+    // and that a roll which has none changes nothing and goes well when there is some.
+    run_on_disk(async |dir, disk| {
+        let mut before = opened(&dir).await;
+        for number in 0..20 {
+            commit(&mut before, &create(number, 3)).await;
+        }
+        drop(before);
+        fill(&disk);
+        let mut log = opened_with(&dir, 8 * FILE_BYTES).await;
+        let next = commit_until_full(&mut log).await;
+        let files = |disk: &DiskFaults| -> Vec<_> {
+            let named = disk.files().into_iter();
+            named.filter(|(path, _)| !path.ends_with(RESERVE)).collect()
+        };
+        let full = files(&disk);
+        let rolled = log.log.roll(&log.image).await;
+        let no_space = matches!(rolled, Err(LogError::Disk(DiskError::NoSpace { .. })));
+        assert!(no_space, "{rolled:?}");
+        assert_eq!(files(&disk), full);
+        disk.set_capacity("/", None);
+        log.log.roll(&log.image).await.expect("space");
+        assert!(log.log.stage(&next));
+        log.log.commit().await.expect("space");
+        log.image.absorb(&next);
+        let again = opened_with(&dir, 8 * FILE_BYTES).await;
+        assert_eq!(format!("{:?}", again.image), format!("{:?}", log.image));
+    });
+}
+
+#[test]
+fn the_reserve_is_enough_for_a_roll_on_a_full_disk() {
+    // Proves that it grows with the size of a file and with the snapshot, and shrinks again.
+    run_on_disk(async |dir, disk| {
+        let reserve_bytes = |disk: &DiskFaults| {
+            let files = disk.files().into_iter();
+            let mut found = files.filter(|(path, _)| path.ends_with(RESERVE));
+            found.next().map_or(0, |(_, len)| len)
+        };
+        let mut small = opened(&dir).await;
+        let empty = reserve_bytes(&disk);
+        assert_eq!(empty, small.log.reserve_bytes() as u64);
+        // Their snapshot is larger than two files.
+        for number in 0..600 {
+            commit(&mut small, &create(number, 3)).await;
+        }
+        fill(&disk);
+        commit_until_full(&mut small).await;
+        small.log.roll(&small.image).await.expect("the reserve");
+        drop(small);
+
+        disk.set_capacity("/", None);
+        let mut large = opened_with(&dir, 8 * FILE_BYTES).await;
+        fill(&disk);
+        commit_until_full(&mut large).await;
+        large.log.roll(&large.image).await.expect("the reserve");
+        commit_until_full(&mut large).await;
+
+        disk.set_capacity("/", None);
+        large.log.roll(&large.image).await.expect("space");
+        drop(large);
+        let enlarged = reserve_bytes(&disk);
+        let mut small = opened(&dir).await;
+        small.log.roll(&small.image).await.expect("space");
+        let shrunk = reserve_bytes(&disk);
+        assert!(
+            empty < shrunk && shrunk < enlarged,
+            "{empty}, {shrunk}, {enlarged}"
+        );
+    });
+}
+
+#[test]
+fn a_reserve_that_cannot_grow_stays() {
+    // Proves that a start on a full disk gives no reserve away for a larger one that has no space.
+    run_on_disk(async |dir, disk| {
+        drop(opened(&dir).await);
+        fill(&disk);
+        let before = disk.files();
+        drop(opened_with(&dir, 8 * FILE_BYTES).await);
+        assert_eq!(disk.files(), before);
+    });
+}
+
+#[test]
+fn an_empty_file_of_a_smaller_size_is_replaced_for_what_it_cannot_take() {
+    // Proves that a raised size takes effect at once, also for a node that has no topics yet.
+    run(async |dir| {
+        drop(opened(&dir).await);
+        let Opened { image, log, .. } = opened_with(&dir, 64 << 10).await;
+        let controller = Rc::new(Controller::new(LIMITS));
+        let loops = {
+            let controller = Rc::clone(&controller);
+            let cores = Rc::new(Cores::default());
+            spawn(async move { controller.run(image, log, &cores).await })
+        };
+        let made = controller.submit(create(1, 3_000)).await;
+        made.expect("33 KB in 64 KiB");
+        drop(loops.cancel().await);
+        assert_eq!(opened(&dir).await.image.topic_count(), 1);
+        let log = disk::read_file(&dir.join(log_name(MetadataIndex(1)))).await;
+        assert_eq!(log.expect("read").len(), 64 << 10);
+    });
 }
