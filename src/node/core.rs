@@ -13,9 +13,9 @@ use streambus_storage::{Lane, Recovery};
 
 use super::NodeError;
 use super::listeners::listen;
-use super::prepare::{LANE_PREFIX, Start, open_metadata};
+use super::prepare::{LANE_PREFIX, Start, open_metadata, read_metadata};
 use crate::kafka::Broker;
-use crate::metadata::log::Opened;
+use crate::metadata::log::{MetadataLog, Opened};
 use crate::metadata::{Controller, Image, Limits};
 use crate::shard::op::{Op, Reply};
 use crate::shard::{OpenedLane, Shard, gauge};
@@ -28,11 +28,10 @@ pub async fn run_core(start: Arc<Start>, context: CoreContext<Op, Reply>) -> Res
     let core = usize::from(context.core.0);
     let directory = PathBuf::from(&start.config.data.dir);
     start.around.health.set(State::Recovering);
-    let opened = open_metadata(&directory, start.identity.clone(), &start.config).await;
-    let Opened { image, log, .. } = or_halt(opened.map_err(|error| error.to_string())).await;
+    let leads = core == 0;
+    let (image, log) = or_halt(metadata(&start, &directory, leads).await).await;
     let metrics = Rc::new(CoreMetrics::new(&start.around.registry, core));
     let lanes = or_halt(open_lanes(&start, core, &image, &metrics.wal).await).await;
-    let leads = core == 0;
     let controller = leads.then(|| Rc::new(Controller::new(Limits::from(&start.config.limits))));
     let controller_image = leads.then(|| image.clone());
     let shard = Shard::new(context.mesh, image, lanes, controller.clone(), metrics);
@@ -44,8 +43,8 @@ pub async fn run_core(start: Arc<Start>, context: CoreContext<Op, Reply>) -> Res
     spawn(shard.watch_space(directory, min_free_bytes)).detach();
     spawn(stop_on_failure(Rc::clone(&shard))).detach();
     spawn(report(Rc::clone(&shard), Arc::clone(&start))).detach();
-    if let (Some(controller), Some(image)) = (controller, controller_image) {
-        // The others read the metadata's files too: nothing is written there before they have.
+    if let (Some(controller), Some(image), Some(log)) = (controller, controller_image, log) {
+        // The others read the metadata's files too: nothing new is written there before they have.
         shard.await_others().await;
         spawn_in(Queue::Background, Rc::clone(&shard).keep_forgetting()).detach();
         let publisher = Rc::clone(&shard);
@@ -121,6 +120,26 @@ async fn stop_when_asked(shard: Rc<Shard>) {
         Err(failed) => tracing::error!(error = %failed, "signals can't be waited for"),
     }
     shard.drain_all().await;
+}
+
+/// The metadata, and for the core that leads its log.
+async fn metadata(
+    start: &Start,
+    directory: &Path,
+    leads: bool,
+) -> Result<(Image, Option<MetadataLog>), String> {
+    if leads {
+        let opened = open_metadata(directory, start.identity.clone(), &start.config).await;
+        let Opened { image, log, .. } = opened.map_err(|error| error.to_string())?;
+        return Ok((image, Some(log)));
+    }
+    // Opening writes, and two that do so make and remove the same files.
+    let read = read_metadata(directory, &start.config).await;
+    let image = read.map_err(|error| error.to_string())?.ok_or_else(|| {
+        let path = directory.display();
+        format!("the metadata in {path} was removed during the start; restore it from a copy")
+    })?;
+    Ok((image, None))
 }
 
 /// Opens the core's lanes. What the metadata knows to be in them must be there: a lane that is not found is

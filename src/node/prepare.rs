@@ -14,11 +14,10 @@ use crate::config::Config;
 use crate::kafka::ConnectionLimits;
 use crate::metadata::broker_config::statics;
 use crate::metadata::log::{LogError, MetadataLog, Opened};
-use crate::metadata::{Identity, NodeId};
+use crate::metadata::{Identity, Image, NodeId};
 
 /// Lane directories are `lane-0`, `lane-1`, and so on.
 pub(super) const LANE_PREFIX: &str = "lane-";
-const METADATA: &str = "metadata";
 
 /// What a node tells about itself, and to whom.
 pub struct Surroundings {
@@ -173,7 +172,7 @@ async fn identify(directory: &Path, config: &Config, cores: usize) -> Result<Ide
 
 /// Refuses a directory with lanes and without metadata: the topics in them would be unknown ever after.
 fn refuse_lanes_alone(directory: &Path) -> Result<(), String> {
-    let metadata = directory.join(METADATA);
+    let metadata = directory.join(METADATA_DIR);
     if MetadataLog::is_in(&metadata).map_err(|error| error.to_string())? {
         return Ok(());
     }
@@ -194,18 +193,29 @@ fn new_cluster_id() -> String {
     streambus_proto::ids::TopicId(bits.to_be_bytes()).to_string()
 }
 
+const METADATA_DIR: &str = "metadata";
+
+/// Opens the metadata, which writes: for one at a time.
 pub(super) async fn open_metadata(
     directory: &Path,
     identity: Identity,
     config: &Config,
 ) -> Result<Opened, LogError> {
     MetadataLog::open(
-        &directory.join(METADATA),
+        &directory.join(METADATA_DIR),
         identity,
         Arc::new(statics(config)),
         config.data.metadata_log_bytes,
     )
     .await
+}
+
+/// Reads the metadata, if there is any.
+pub(super) async fn read_metadata(
+    directory: &Path,
+    config: &Config,
+) -> Result<Option<Image>, LogError> {
+    MetadataLog::verify(directory.join(METADATA_DIR), Arc::new(statics(config))).await
 }
 
 impl Start {

@@ -42,3 +42,36 @@ fn a_node_starts_serves_and_starts_again_whatever_ended_it() {
         assert_eq!(first.trace_hash, second.trace_hash, "seed {seed}");
     }
 }
+
+async fn lives_without_reserve(world: World) {
+    let config = |address, id| {
+        let mut config = small_config(address, id);
+        config.node.cores = 4;
+        config
+    };
+    let node = Node::new(&world, config, 0);
+    let disk = world.disk(node.host());
+    // Room for the metadata log's file, and not for its reserve.
+    disk.set_capacity("/data/metadata", Some(300 << 10));
+    for _ in 0..3 {
+        node.start();
+        assert_eq!(node.ready().await, Ok(()));
+        node.kill(Kill::Process);
+    }
+    disk.set_capacity("/data/metadata", None);
+    node.start();
+    assert_eq!(node.ready().await, Ok(()));
+    let files = disk.files().into_iter();
+    let mut named = files.filter(|(path, _)| path.ends_with("metadata/reserve"));
+    let reserve = named.next().map_or(0, |(_, len)| len);
+    assert!(reserve > 512 << 10, "{reserve}");
+}
+
+#[test]
+fn a_node_of_many_cores_starts_without_space_for_the_metadata_reserve() {
+    // Proves that only one core writes into the metadata's directory when all of them start.
+    for seed in 0..20 {
+        let report = run(Simulation::new(seed), lives_without_reserve);
+        assert_eq!(report.result, Ok(()), "seed {seed}: {:#?}", report.notes);
+    }
+}
