@@ -307,8 +307,8 @@ impl Producers {
     /// Reads what [`Producers::encode`] wrote; no bytes at all mean no producers.
     ///
     /// # Errors
-    /// `None` if the bytes are of another version, cut short, or break a bound. Storage has
-    /// checked their checksum already, so the caller should refuse to lead the partition.
+    /// `None` if the bytes are of another version, cut short, or hold what is never written. Storage has
+    /// checked their checksum already; the caller tells it and goes on without them.
     pub fn decode(bytes: &[u8]) -> Option<Producers> {
         let mut producers = Producers::default();
         if bytes.is_empty() {
@@ -327,18 +327,22 @@ impl Producers {
             let epoch = ProducerEpoch(i16::from_le_bytes(input.take()?));
             let last_append_ms = i64::from_le_bytes(input.take()?);
             let batch_count = usize::from(input.take::<1>()?[0]);
-            if batch_count > WINDOW_BATCHES {
+            if !(1..=WINDOW_BATCHES).contains(&batch_count) {
                 return None;
             }
             let mut batches = VecDeque::with_capacity(WINDOW_BATCHES);
             for _ in 0..batch_count {
-                batches.push_back(Remembered {
+                let batch = Remembered {
                     base_sequence: i32::from_le_bytes(input.take()?),
                     last_sequence: i32::from_le_bytes(input.take()?),
                     base_offset: Offset(i64::from_le_bytes(input.take()?)),
                     last_offset: Offset(i64::from_le_bytes(input.take()?)),
                     timestamp_ms: i64::from_le_bytes(input.take()?),
-                });
+                };
+                if batch.base_sequence < 0 || batch.last_sequence < 0 {
+                    return None;
+                }
+                batches.push_back(batch);
             }
             producers.by_id.insert(
                 id,

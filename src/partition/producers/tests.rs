@@ -190,6 +190,34 @@ fn state_survives_encoding() {
 }
 
 #[test]
+fn no_bytes_are_too_much_for_the_decoder() {
+    // Proves that mutations of saved producers are refused or come back as they were written, and that what is
+    // not refused can be judged by and written to without a panic.
+    let (mut producers, mut end) = (Producers::default(), 0);
+    for id in 0..3 {
+        for sequence in 0..7 {
+            offer(&mut producers, &mut end, batch(id, 3, sequence, 1));
+        }
+    }
+    let mut samples = vec![producers.encode()];
+    producers.record(&batch(1, 4, i32::MAX, 9), Offset(end), 2_000);
+    samples.push(producers.encode());
+    streambus_shards::sim::mutated(&samples, |bytes| {
+        let Some(mut read) = Producers::decode(bytes) else {
+            return;
+        };
+        assert!(read.len() <= PRODUCERS_MAX);
+        assert_eq!(Producers::decode(&read.encode()).as_ref(), Some(&read));
+        for view in read.views() {
+            let (id, epoch) = (view.producer_id.0, view.producer_epoch.0);
+            for base_sequence in [0, i32::MAX] {
+                offer(&mut read, &mut 90, batch(id, epoch, base_sequence, 2));
+            }
+        }
+    });
+}
+
+#[test]
 fn oldest_producer_makes_room() {
     // Proves the bound on producers: the one that wrote longest ago is forgotten.
     let mut producers = Producers::default();
