@@ -10,9 +10,6 @@ use super::prepare::Start;
 use crate::config::{Advertise, Config, ListenerConfig};
 use crate::kafka::{Broker, ListenerPlan, accept};
 
-/// In core mode, core i of a listener listens this far above the listener's port, unless said otherwise.
-const CORE_PORTS_ABOVE: u16 = 1_000;
-
 /// One listener with its addresses taken, for all cores.
 pub struct TakenListener {
     pub(super) config: ListenerConfig,
@@ -113,14 +110,13 @@ fn resolve(host: &str, port: u16) -> Result<SocketAddr, String> {
 
 /// The port of a core's own; 0 for one that the kernel chooses.
 fn core_port(config: &ListenerConfig, core: usize) -> Result<u16, String> {
-    let first = match (config.core_port_first, config.port) {
-        (0, 0) => return Ok(0),
-        (0, port) => u32::from(port) + u32::from(CORE_PORTS_ABOVE),
-        (first, _) => u32::from(first),
-    };
-    let port = first + u32::try_from(core).unwrap_or(u32::MAX);
-    u16::try_from(port).map_err(|_| {
-        format!("core {core} would listen on port {port}, above 65535; set core_port_first lower")
+    if config.advertised_port.is_some() && config.advertised_core_port(core).is_none() {
+        return Err(format!(
+            "clients would be told a port above 65535 for core {core}; set advertised_port lower"
+        ));
+    }
+    config.core_port(core).ok_or_else(|| {
+        format!("core {core} would listen on a port above 65535; set core_port_first lower")
     })
 }
 
@@ -149,24 +145,56 @@ pub(super) fn listen(
 impl TakenListener {
     fn plan(&self, start: &Start) -> ListenerPlan {
         // A proxy in front maps ports its own way: it has the node's port and, above it, the cores'.
-        let told = self.config.advertised_port;
-        let core_ports = match told {
-            Some(port) => (0_u16..)
-                .take(self.own.len())
-                .map(|core| port.saturating_add(CORE_PORTS_ABOVE).saturating_add(core))
-                .collect(),
-            None => self.core_ports.clone(),
-        };
+        let told =
+            |(core, own): (usize, &u16)| self.config.advertised_core_port(core).unwrap_or(*own);
+        let core_ports = self.core_ports.iter().enumerate().map(told).collect();
         ListenerPlan {
             name: self.name.clone(),
             advertise: self.config.advertise,
             advertised_host: self.config.advertised_host.clone(),
-            node_port: told.unwrap_or(self.address.port()),
+            node_port: self.config.advertised_port.unwrap_or(self.address.port()),
             core_ports,
             node: start.identity.node,
             cores: u16::try_from(start.cores).expect("bounded by the settings"),
             lanes: start.identity.lanes,
             rack: start.config.node.rack.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_core_has_a_port_and_one_that_clients_are_told() {
+        // Proves the rule and its refusals: (port, first port of cores, port told, core, outcome).
+        let table = [
+            (9_092, 0, None, 1, Ok(10_093)),
+            (0, 0, None, 1, Ok(0)),
+            (0, 65_534, None, 1, Ok(65_535)),
+            (0, 65_535, None, 1, Err("core_port_first")),
+            (65_000, 0, None, 0, Err("core_port_first")),
+            (0, 0, Some(64_534), 1, Ok(0)),
+            (0, 0, Some(64_535), 1, Err("advertised_port")),
+        ];
+        for (port, core_port_first, advertised_port, core, expected) in table {
+            let config = ListenerConfig {
+                port,
+                advertised_port,
+                core_port_first,
+                ..ListenerConfig::default()
+            };
+            match (core_port(&config, core), expected) {
+                (Ok(port), Ok(expected)) => assert_eq!(port, expected, "{config:?}"),
+                (Err(reason), Err(setting)) => {
+                    assert!(
+                        reason.ends_with(&format!("set {setting} lower")),
+                        "{reason}"
+                    );
+                }
+                (outcome, _) => panic!("core {core} of {config:?}: {outcome:?}"),
+            }
         }
     }
 }
