@@ -18,8 +18,6 @@ use crate::sim::{Stream, executor::SimTask, world};
 pub enum Queue {
     /// Connections, appends, reads of the tail.
     Foreground,
-    /// Copying to and from other nodes.
-    Replication,
     /// Reads of what is not in memory any more: behind what is live, ahead of what nobody waits for.
     ColdRead,
     /// Flush, merge, retention.
@@ -31,7 +29,6 @@ pub enum Queue {
 #[derive(Clone, Copy)]
 struct Queues {
     foreground: TaskQueueHandle,
-    replication: TaskQueueHandle,
     cold_read: TaskQueueHandle,
     background: TaskQueueHandle,
     scrub: TaskQueueHandle,
@@ -52,11 +49,6 @@ pub(crate) fn create_queues() {
             Shares::Static(1_000),
             Latency::Matters(FOREGROUND_LATENCY),
             "foreground",
-        ),
-        replication: executor.create_task_queue(
-            Shares::Static(300),
-            Latency::NotImportant,
-            "replication",
         ),
         cold_read: executor.create_task_queue(
             Shares::Static(200),
@@ -160,7 +152,6 @@ pub fn spawn_in<T: 'static>(queue: Queue, future: impl Future<Output = T> + 'sta
     };
     let handle = match queue {
         Queue::Foreground => queues.foreground,
-        Queue::Replication => queues.replication,
         Queue::ColdRead => queues.cold_read,
         Queue::Background => queues.background,
         Queue::Scrub => queues.scrub,

@@ -14,9 +14,8 @@ use crate::task::Queue;
 
 /// Out of a thousand, how often a ready task of each queue is taken when it is drawn: the shares that
 /// the real executor gives the queues.
-const SHARES: [(Queue, u64); 5] = [
+const SHARES: [(Queue, u64); 4] = [
     (Queue::Foreground, 1_000),
-    (Queue::Replication, 300),
     (Queue::ColdRead, 200),
     (Queue::Background, 100),
     (Queue::Scrub, 20),
