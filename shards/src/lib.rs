@@ -18,10 +18,11 @@
 //! Each of these acts in the world that its caller stands in: the real one, or on a thread that runs a
 //! simulation the simulated one. The code above can't tell.
 //!
-//! It knows nothing of Kafka, and it is the only crate with `unsafe`, and the only one that names
-//! glommio, a clock, a file, a socket or a random number.
+//! It knows nothing of Kafka, and it is the only crate with `unsafe` and the only one that names glommio.
+//! On the data path no other names a clock, a file, a socket, a thread or a random number; start-up, commands,
+//! the client and the threads of `ops` are beside it.
 //!
-//! `unsafe` is in: `buffer` (raw memory), `ring` (slots handed between threads), `uring` and `disk`
+//! `unsafe` is in: `buffer` (raw memory), `ring` (slots handed between threads), `uring` and `disk::real`
 //! (pointers given to the kernel), `real_task` (a pinned field), `net::real` (uninitialised receive space), `node`, `time`, `rng`,
 //! `dir_lock` and `probe` (libc calls).
 

@@ -1,10 +1,11 @@
 //! A lane: one directory with one WAL, its memtables and its tables, on one core.
 //!
 //! Calls are synchronous where they only touch memory (append, look-ups, reads of what is in
-//! memory) and async where they wait for the disk. Four tasks run behind them: `commit` moves
-//! WAL commits to disk and keeps WAL files ready, and `keep` does in one task, in this order:
-//! `flush` turns frozen memtables into tables, `collect` frees what nobody needs any more, then
-//! `clean`, which compacts partitions by key, and `merge`, which writes tables anew, take turns.
+//! memory) and async where they wait for the disk. Four tasks run behind them. Two are in
+//! `commit`: one moves WAL commits to disk, one keeps WAL files ready. `keep` does one thing at a
+//! time, in this order: `flush` turns frozen memtables into tables, `collect` frees what nobody needs
+//! any more, then `clean`, which compacts partitions by key, and `merge`, which writes tables anew,
+//! take turns. `scrub` verifies tables.
 
 mod clean;
 mod collect;

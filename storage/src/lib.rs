@@ -9,7 +9,7 @@
 //! |---|---|
 //! | what a caller can do | [`Lane`] |
 //! | what is decided without I/O | `lane/state.rs`, `wal/buffer.rs`, `wal/replay.rs`, `retention.rs`, `merge.rs`, `scrub.rs` |
-//! | what moves bytes | `lane/commit.rs` (WAL), `lane/keep.rs` (`flush.rs`, `collect.rs`, `merge.rs`), `lane/scrub.rs`, `lane/read.rs` |
+//! | what moves bytes | `lane/commit.rs` (WAL), `lane/keep.rs` (`flush.rs`, `collect.rs`, `clean.rs`, `merge.rs`), `lane/scrub.rs`, `lane/read.rs` |
 //! | what lies in a lane that no broker has open | [`offline`] |
 //! | what a restart believes | `lane/open.rs`, `wal/replay.rs` |
 //!
@@ -55,7 +55,7 @@
 //! | trailer (64)                                                     | zeros to 4096 |
 //!
 //! footer   id u64, block bytes u32, data bytes u64,
-//!          blocks u32, then a crc u32 for each block of the batches,
+//!          blocks u32, then a crc u32 for each block of the batches and filters,
 //!          partitions u32, then for each, sorted:
 //!            topic id 16 bytes, partition i32, start offset i64, end offset i64,
 //!            position u64, bytes u64, largest timestamp i64,

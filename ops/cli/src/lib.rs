@@ -1,7 +1,8 @@
 //! The command line: nouns, verbs, output formats.
 //!
 //! Data goes to standard output, progress and errors to standard error. A wrong command line exits
-//! with 2, a command that fails with 1.
+//! with 2, a command that fails with 1. Those that judge, `streambus health` and `streambus storage`, exit
+//! with 0 for what is sound (or repaired), 1 for what is not, and 2 where it can't be looked at.
 #![forbid(unsafe_code)]
 
 pub mod cluster;
