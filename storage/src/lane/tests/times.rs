@@ -57,6 +57,9 @@ async fn write(lane: &Lane, batches: &[Vec<u8>]) {
 /// A timestamp to look up, or `None` for the latest; the offset and the timestamp that are found.
 type Case = (Option<i64>, Option<(i64, i64)>);
 
+/// What a log is called, its batches, its log start, and what is found in it.
+type Log = (&'static str, Vec<Vec<u8>>, i64, Vec<Case>);
+
 async fn finds(lane: &Rc<Lane>, name: &str, cases: &[Case]) {
     let upto = lane.log_end(key(0)).unwrap();
     for (asked, expected) in cases {
@@ -76,7 +79,7 @@ fn records_are_found_by_their_time_and_not_by_what_headers_claim() {
     // Proves, in memory and in tables, that no record before the log start is found, within a batch too, that
     // batches without a record that is late enough are passed over, and that the latest is the latest of those
     // that are there.
-    let logs: [(&str, Vec<Vec<u8>>, i64, Vec<Case>); 7] = [
+    let logs: [Log; 7] = [
         (
             "all is there",
             vec![timed(&[10, 20, 30]), timed(&[40, 40])],
