@@ -188,17 +188,24 @@ impl Directory {
                 path.display()
             )));
         }
-        let lock = match DirLock::acquire(&path) {
-            Ok(lock) => Some(lock),
+        let locked = if changes {
+            DirLock::acquire(&path).map(Some)
+        } else {
+            DirLock::acquire_to_look(&path)
+        };
+        let lock = match locked {
+            Ok(lock) => lock,
             Err(LockError::Held { holder, .. }) => {
                 return Err(usage(format!(
                     "a broker (process {holder}) uses {}; stop it first, or ask it with `streambus health`",
                     path.display()
                 )));
             }
-            // A file system that is mounted to be read only can be looked at.
-            Err(LockError::Io { .. }) if !changes => None,
-            Err(error @ LockError::Io { .. }) => return Err(usage(error.to_string())),
+            Err(error @ LockError::Io { .. }) => {
+                return Err(usage(format!(
+                    "{error}; without the lock nobody knows whether a broker writes there: run this as the user that the broker runs as"
+                )));
+            }
         };
         let found = MetadataLog::verify(path.join("metadata"), Arc::new(statics(&config)));
         let metadata = run_alone(found).map_err(|error| machine(&error))?;
