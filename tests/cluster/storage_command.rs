@@ -141,6 +141,31 @@ fn damage_is_reported_and_repaired_only_when_told_to() {
 }
 
 #[test]
+fn a_check_judges_the_limit_that_a_start_raises() {
+    // Proves that a low soft limit on open files, which a start raises to the hard one, is no finding.
+    let home = tempfile::tempdir().unwrap();
+    let output = Command::new("sh")
+        .args([
+            "-c",
+            "ulimit -Sn 100; ulimit -Hn >&2; exec \"$0\" check --data-dir \"$1\"",
+        ])
+        .arg(env!("CARGO_BIN_EXE_streambus"))
+        .arg(home.path())
+        .output()
+        .unwrap();
+    let hard = String::from_utf8(output.stderr).unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    let line = said
+        .lines()
+        .find(|line| line.contains("open files"))
+        .unwrap();
+    assert!(
+        line.ends_with(&format!(" {}", hard.trim())),
+        "{line} of {hard}"
+    );
+}
+
+#[test]
 fn wrong_usage_is_two() {
     // Proves the third exit code for words that are no command, and for a directory of something else.
     let home = tempfile::tempdir().unwrap();
