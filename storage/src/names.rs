@@ -7,6 +7,7 @@
 //! *.new                      incomplete, unless it is a table that the manifest names
 //! RESERVE                    space for the manifest that lets dead tables go on a full disk
 //! quarantine/                what the lane found and did not know
+//! lost+found/                the file system's, where the lane's directory is its root
 //! ```
 
 /// Name of the manifest.
@@ -15,6 +16,9 @@ pub(crate) const MANIFEST: &str = "MANIFEST";
 pub(crate) const MANIFEST_NEW: &str = "MANIFEST.new";
 /// Name of the folder for what the lane does not know.
 pub(crate) const QUARANTINE: &str = "quarantine";
+
+/// Name of the folder that a file system keeps in its root.
+const LOST_AND_FOUND: &str = "lost+found";
 
 /// Name of the file whose space is kept for a manifest on a full disk.
 pub(crate) const RESERVE: &str = "RESERVE";
@@ -33,6 +37,8 @@ pub(crate) enum FileKind {
     Incomplete,
     Quarantine,
     Reserve,
+    /// Not the lane's, and nobody's to move.
+    LostAndFound,
     Unknown,
 }
 
@@ -43,6 +49,7 @@ impl FileKind {
             MANIFEST_NEW => FileKind::Incomplete,
             QUARANTINE => FileKind::Quarantine,
             RESERVE => FileKind::Reserve,
+            LOST_AND_FOUND => FileKind::LostAndFound,
             _ => FileKind::of_numbered(name),
         }
     }
@@ -103,6 +110,7 @@ mod tests {
         assert_eq!(FileKind::of(MANIFEST), FileKind::Manifest);
         assert_eq!(FileKind::of(QUARANTINE), FileKind::Quarantine);
         assert_eq!(FileKind::of(RESERVE), FileKind::Reserve);
+        assert_eq!(FileKind::of("lost+found"), FileKind::LostAndFound);
         for incomplete in [wal_new(1), table_new(1), MANIFEST_NEW.to_owned()] {
             assert_eq!(FileKind::of(&incomplete), FileKind::Incomplete);
         }

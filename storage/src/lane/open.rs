@@ -158,7 +158,7 @@ async fn list(dir: &Path) -> Result<Listing, StorageError> {
             FileKind::Wal { epoch } => listing.wal.push(epoch),
             FileKind::Table { id } => listing.tables.push(id),
             FileKind::Incomplete => listing.incomplete.push(name),
-            FileKind::Quarantine | FileKind::Reserve => {}
+            FileKind::Quarantine | FileKind::Reserve | FileKind::LostAndFound => {}
             FileKind::Unknown => listing.unknown.push(name),
         }
     }

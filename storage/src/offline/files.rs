@@ -31,7 +31,7 @@ pub(super) struct FoundFile {
     pub(super) kind: FileRole,
 }
 
-/// The lane's files, sorted by name; `quarantine/` is left out.
+/// The lane's files, sorted by name; `quarantine/` and what is the file system's are left out.
 pub(super) fn list(dir: &Path) -> Result<Vec<FoundFile>, StorageError> {
     let names = disk::list(dir).map_err(|source| StorageError::disk(dir, source))?;
     let files = names.iter().filter_map(|name| {
@@ -40,7 +40,7 @@ pub(super) fn list(dir: &Path) -> Result<Vec<FoundFile>, StorageError> {
             FileKind::Wal { epoch } => FileRole::Wal { epoch },
             FileKind::Table { id } => FileRole::Table { id },
             FileKind::Incomplete | FileKind::Reserve => FileRole::Idle,
-            FileKind::Quarantine => return None,
+            FileKind::Quarantine | FileKind::LostAndFound => return None,
             FileKind::Unknown => FileRole::Unknown,
         };
         let path = dir.join(name);
