@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use argh::FromArgs;
 use serde_json::{Value, json};
-use streambus::metadata::Image;
 use streambus::metadata::broker_config::statics;
-use streambus::metadata::log::MetadataLog;
+use streambus::metadata::log::{LogError, MetadataLog};
+use streambus::metadata::{ConfigMap, Image};
 use streambus_cli::{Format, output::print, parse::EXIT_USAGE, progress::Progress};
 use streambus_proto::ids::TopicId;
-use streambus_shards::{DirLock, LockError, disk, run_alone};
+use streambus_shards::{DirLock, DiskError, LockError, disk, run_alone};
 use streambus_storage::PartitionKey;
 use streambus_storage::offline::{self, Depth, Examined, Finding, Remedy, Seen};
 
@@ -21,6 +21,10 @@ use crate::start::SettingFlags;
 
 /// Lane directories are `lane-0`, `lane-1`, and so on.
 const LANE_PREFIX: &str = "lane-";
+/// Exit code where there is damage, or where a repair of it failed.
+const EXIT_DAMAGED: u8 = 1;
+/// Exit code where no damage is known, and not everything could be looked at or told: the same as for wrong usage.
+const EXIT_UNREAD: u8 = EXIT_USAGE;
 /// Listed lines are written out in pieces of this size.
 const PRINT_BYTES: usize = 64 << 10;
 
@@ -58,7 +62,8 @@ struct Inspect {
     format: Format,
 }
 
-/// Read everything and check every checksum. Exits with 1 if there is damage.
+/// Read everything and check every checksum. Exits with 1 if there is damage, with 2 if none is known and something
+/// could not be looked at.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "verify")]
 struct Verify {
@@ -95,7 +100,8 @@ struct Repair {
 struct Refused(String, u8);
 
 impl StorageCommand {
-    /// Carries the command out: 0 if the data is sound, 1 if it is damaged, 2 if it can't be looked at.
+    /// Carries the command out: 0 if the data is sound, 1 if it is damaged, 2 if no damage is known, and not all of it
+    /// could be looked at.
     pub(crate) fn run(&self) -> ExitCode {
         let code = match &self.verb {
             Verb::Inspect(verb) => inspect(verb),
@@ -124,18 +130,24 @@ fn inspect(verb: &Inspect) -> Result<u8, Refused> {
         report.lanes.push(examined);
     }
     lines.flush();
-    let sound = report.is_sound();
-    if !sound && verb.format == Format::Text {
-        said(&report.to_text())?;
+    if !report.is_sound() {
+        said(&match verb.format {
+            Format::Text => report.to_text(),
+            Format::Json => {
+                let mut last = report.to_json(None);
+                last["kind"] = json!("report");
+                format!("{last}\n")
+            }
+        })?;
     }
-    Ok(u8::from(!sound))
+    Ok(report.exit_code())
 }
 
 fn verify(verb: &Verify) -> Result<u8, Refused> {
     let directory = Directory::open(verb.data_dir.as_deref(), verb.config.as_deref(), false)?;
     let report = directory.examine("verifying")?;
     said(&report.shown(verb.format, None))?;
-    Ok(u8::from(!report.is_sound()))
+    Ok(report.exit_code())
 }
 
 fn repair(verb: &Repair) -> Result<u8, Refused> {
@@ -146,32 +158,38 @@ fn repair(verb: &Repair) -> Result<u8, Refused> {
             "nothing was changed; `streambus storage repair --yes` does what is said above",
         );
         said(&report.shown(verb.format, note))?;
-        return Ok(u8::from(!report.is_sound()));
+        return Ok(report.exit_code());
     }
-    let shown = report.shown(
-        verb.format,
-        Some("repaired; what was replaced is in quarantine/"),
-    );
-    let mut left = usize::from(report.metadata.is_err()) + report.missing.len();
-    for lane in std::mem::take(&mut report.lanes) {
+    // Said first: what a repair has dropped, nobody can find out again.
+    let note = "repairing; what is replaced goes to quarantine/";
+    said(&report.shown(verb.format, Some(note)))?;
+    let code = report.exit_code();
+    let lanes = std::mem::take(&mut report.lanes);
+    let mut left = report.beside_lanes();
+    let mut failed = false;
+    for lane in lanes {
         let name = lane.dir.display().to_string();
-        let done = run_alone(offline::repair(lane)).map_err(|error| machine(&error))?;
-        left += done
-            .map_err(|error| Refused(format!("{name} is not repaired: {error}"), 1))?
-            .len();
+        match run_alone(offline::repair(lane)).map_err(|error| machine(&error))? {
+            Ok(findings) => left += findings.len(),
+            Err(error) => {
+                failed = true;
+                eprintln!(
+                    "streambus: {name} is not repaired: {error}; see what is left with `streambus storage repair`"
+                );
+            }
+        }
     }
-    said(&shown)?;
     if left > 0 {
         eprintln!("streambus: {left} findings above have no repair here");
     }
-    Ok(u8::from(left > 0))
+    Ok(if failed || left > 0 { code } else { 0 })
 }
 
 /// A data directory that is this process's for now.
 struct Directory {
     path: PathBuf,
     lanes: Vec<PathBuf>,
-    metadata: Result<Option<Image>, String>,
+    metadata: Result<Option<Image>, MetadataFault>,
     _lock: Option<DirLock>,
 }
 
@@ -181,7 +199,7 @@ impl Directory {
         let flags = SettingFlags::of("--data-dir", "data.dir", data_dir);
         let config = flags.load(config).map_err(usage)?.config;
         let path = PathBuf::from(&config.data.dir);
-        let lanes = lanes(&path);
+        let lanes = lanes(&path).map_err(usage)?;
         if lanes.is_empty() && !disk::exists(&path.join("metadata")) {
             return Err(usage(format!(
                 "{} holds no data of StreamBus; name the data directory with --data-dir",
@@ -207,12 +225,15 @@ impl Directory {
                 )));
             }
         };
-        let found = MetadataLog::verify(path.join("metadata"), Arc::new(statics(&config)));
-        let metadata = run_alone(found).map_err(|error| machine(&error))?;
+        let statics = Arc::new(statics(&config));
+        let metadata = read_metadata(&path.join("metadata"), &statics)?;
         Ok(Self {
             path,
             lanes,
-            metadata: metadata.map_err(|error| error.to_string()),
+            metadata: metadata.map_err(|error| MetadataFault {
+                reason: error.to_string(),
+                is_damage: error.is_damage(),
+            }),
             _lock: lock,
         })
     }
@@ -244,7 +265,7 @@ impl Directory {
                 Ok(image) => Ok(image
                     .as_ref()
                     .map(|image| (image.topic_count(), image.partition_count()))),
-                Err(reason) => Err(reason.clone()),
+                Err(fault) => Err(fault.clone()),
             },
             missing: missing.collect(),
             lanes: Vec::new(),
@@ -257,8 +278,7 @@ impl Directory {
         let mut report = self.report();
         for lane in &self.lanes {
             let total = run_alone(offline::bytes_to_read(lane, Depth::Everything))
-                .map_err(|error| machine(&error))?
-                .map_err(|error| Refused(error.to_string(), 1))?;
+                .map_err(|error| machine(&error))?;
             let progress = Progress::bytes(format!("{what} {}", lane.display()), total);
             let examined = look(lane, Depth::Everything, &mut |seen| {
                 if let Seen::Read { bytes } = seen {
@@ -272,19 +292,42 @@ impl Directory {
     }
 }
 
-fn lanes(path: &Path) -> Vec<PathBuf> {
+/// Why the metadata can't be used.
+#[derive(Clone)]
+struct MetadataFault {
+    reason: String,
+    /// Otherwise it could not be read, or is of another version.
+    is_damage: bool,
+}
+
+/// Reads the metadata, once more if the disk refuses: a failure that passes is none of the data.
+fn read_metadata(
+    dir: &Path,
+    statics: &Arc<ConfigMap>,
+) -> Result<Result<Option<Image>, LogError>, Refused> {
+    let read = || run_alone(MetadataLog::verify(dir.to_owned(), Arc::clone(statics)));
+    let found = match read() {
+        Ok(Err(LogError::Disk(_))) => read(),
+        found => found,
+    };
+    found.map_err(|error| machine(&error))
+}
+
+/// The lanes there are; none in a directory that is not there.
+fn lanes(path: &Path) -> Result<Vec<PathBuf>, String> {
     let number = |name: &str| name.strip_prefix(LANE_PREFIX)?.parse::<u16>().ok();
-    let names = disk::list(path).unwrap_or_default();
+    let names = match disk::list(path) {
+        Err(DiskError::NotFound { .. }) => Vec::new(),
+        listed => listed.map_err(|error| error.to_string())?,
+    };
     let mut numbers: Vec<u16> = names.iter().filter_map(|name| number(name)).collect();
     numbers.sort_unstable();
     let lane = |number: &u16| path.join(format!("{LANE_PREFIX}{number}"));
-    numbers.iter().map(lane).collect()
+    Ok(numbers.iter().map(lane).collect())
 }
 
 fn look(lane: &Path, depth: Depth, see: &mut dyn FnMut(Seen)) -> Result<Examined, Refused> {
-    run_alone(offline::examine(lane, depth, see))
-        .map_err(|error| machine(&error))?
-        .map_err(|error| Refused(error.to_string(), 1))
+    run_alone(offline::examine(lane, depth, see)).map_err(|error| machine(&error))
 }
 
 fn machine(error: &dyn std::error::Error) -> Refused {
@@ -292,9 +335,10 @@ fn machine(error: &dyn std::error::Error) -> Refused {
 }
 
 fn said(text: &str) -> Result<(), Refused> {
-    print(text)
-        .map(drop)
-        .map_err(|error| Refused(format!("cannot write to standard output: {error}"), 1))
+    print(text).map(drop).map_err(|error| {
+        let line = format!("cannot write to standard output: {error}");
+        Refused(line, EXIT_UNREAD)
+    })
 }
 
 fn named(topics: &BTreeMap<TopicId, String>, key: PartitionKey) -> String {
@@ -307,7 +351,7 @@ fn named(topics: &BTreeMap<TopicId, String>, key: PartitionKey) -> String {
 /// What was found in all of the directory.
 struct Report {
     /// Topics and partitions, `None` where there is no metadata yet, or why it can't be read.
-    metadata: Result<Option<(usize, usize)>, String>,
+    metadata: Result<Option<(usize, usize)>, MetadataFault>,
     /// Lanes that have partitions and no directory.
     missing: Vec<(PathBuf, usize)>,
     lanes: Vec<Examined>,
@@ -319,6 +363,25 @@ impl Report {
         self.metadata.is_ok()
             && self.missing.is_empty()
             && self.lanes.iter().all(|lane| lane.findings.is_empty())
+    }
+
+    fn is_damaged(&self) -> bool {
+        self.metadata.as_ref().is_err_and(|fault| fault.is_damage)
+            || !self.missing.is_empty()
+            || self.lanes.iter().any(Examined::is_damaged)
+    }
+
+    fn exit_code(&self) -> u8 {
+        match (self.is_damaged(), self.is_sound()) {
+            (true, _) => EXIT_DAMAGED,
+            (false, false) => EXIT_UNREAD,
+            (false, true) => 0,
+        }
+    }
+
+    /// Findings that are of no lane's files: none of them has a repair.
+    fn beside_lanes(&self) -> usize {
+        usize::from(self.metadata.is_err()) + self.missing.len()
     }
 
     fn shown(&self, format: Format, note: Option<&str>) -> String {
@@ -337,9 +400,14 @@ impl Report {
                 format!("metadata  sound: {topics} topics, {partitions} partitions")
             }
             Ok(None) => "metadata  none yet".to_owned(),
-            Err(reason) => format!(
-                "metadata  DAMAGED\n  {reason}\n    repair: none here; restore it from a backup"
-            ),
+            Err(MetadataFault { reason, is_damage }) => {
+                let (state, remedy) = if *is_damage {
+                    ("DAMAGED", "none here; restore it from a backup")
+                } else {
+                    ("UNREADABLE", remedy_words(Remedy::Unread))
+                };
+                format!("metadata  {state}\n  {reason}\n    repair: {remedy}")
+            }
         }];
         for (lane, partitions) in &self.missing {
             lines.push(format!(
@@ -348,26 +416,25 @@ impl Report {
             ));
         }
         for lane in &self.lanes {
-            let totals = lane.totals;
-            let state = if lane.findings.is_empty() {
-                "sound"
-            } else {
-                "DAMAGED"
-            };
-            lines.push(format!(
-                "{}  {state}: {} tables, {} bytes verified in them; {} commits, {} records in the WAL",
-                lane.dir.display(),
-                totals.tables,
-                totals.table_bytes,
-                totals.commits,
-                totals.records
-            ));
-            if totals.torn_bytes > 0 {
+            lines.push(lane_text(lane));
+            if lane.totals.torn_bytes > 0 {
                 lines.push(format!(
-                    "  {} bytes of a commit that was never acknowledged end the WAL; the next start cuts them",
-                    totals.torn_bytes
+                    "  {} bytes of a commit that is not whole end the WAL, as a crash leaves it: it may never have been acknowledged; the next start cuts it",
+                    lane.totals.torn_bytes
                 ));
             }
+            if lane.is_unread() && lane.is_damaged() {
+                lines.push(
+                    "  nothing here is repaired before all of it can be looked at: what can't be may hold what seems to be lost"
+                        .to_owned(),
+                );
+            }
+            lines.extend(lane.unknown.iter().map(|path| {
+                format!(
+                    "  {} is no file of a lane; the next start moves it to quarantine/",
+                    path.display()
+                )
+            }));
             lines.extend(
                 lane.findings
                     .iter()
@@ -413,6 +480,7 @@ impl Report {
                     "lost": lost.collect::<Vec<_>>(),
                 })
             });
+            let unknown = lane.unknown.iter().map(|path| path.display().to_string());
             json!({
                 "lane": lane.dir.display().to_string(),
                 "tables": lane.totals.tables,
@@ -420,6 +488,8 @@ impl Report {
                 "commits": lane.totals.commits,
                 "records": lane.totals.records,
                 "torn_bytes": lane.totals.torn_bytes,
+                "unread": lane.is_unread(),
+                "unknown_files": unknown.collect::<Vec<_>>(),
                 "findings": findings.collect::<Vec<_>>(),
             })
         });
@@ -429,12 +499,33 @@ impl Report {
             .map(|(lane, _)| lane.display().to_string());
         json!({
             "sound": self.is_sound(),
-            "metadata_error": self.metadata.as_ref().err(),
+            "damaged": self.is_damaged(),
+            "metadata_error": self.metadata.as_ref().err().map(|fault| &fault.reason),
             "missing_lanes": missing.collect::<Vec<_>>(),
             "lanes": lanes.collect::<Vec<_>>(),
             "note": note,
         })
     }
+}
+
+fn lane_text(lane: &Examined) -> String {
+    let state = match (lane.is_damaged(), lane.is_unread()) {
+        (true, _) => "DAMAGED",
+        (false, true) => "UNREADABLE",
+        (false, false) => "sound",
+    };
+    let totals = lane.totals;
+    let verified = match lane.depth {
+        Depth::Everything => format!("{} bytes verified in them", totals.table_bytes),
+        Depth::Listing => "their data not read".to_owned(),
+    };
+    format!(
+        "{}  {state}: {} tables, {verified}; {} commits, {} records in the WAL",
+        lane.dir.display(),
+        totals.tables,
+        totals.commits,
+        totals.records
+    )
 }
 
 fn remedy_words(remedy: Remedy) -> &'static str {
@@ -444,11 +535,17 @@ fn remedy_words(remedy: Remedy) -> &'static str {
         Remedy::CutWal { .. } => {
             "end the WAL here: the commit that is damaged and all after it are dropped"
         }
+        Remedy::BlankWal { .. } => {
+            "write the WAL file again up to its last commit; the files after it stay"
+        }
         Remedy::Quarantine => "move it to quarantine/, as the next start would",
         Remedy::EmptyLane => {
             "move all files of the lane to quarantine/: all its records are dropped"
         }
         Remedy::None => "none here; keep a copy of the directory and ask for help",
+        Remedy::Unread => {
+            "none; look again as the user that the broker runs as, with the build that wrote it, and at what the kernel says of the disk"
+        }
     }
 }
 
@@ -491,8 +588,13 @@ impl Lines {
 
     /// Writes out what is listed; a reader that has seen enough ends the program quietly.
     fn flush(&mut self) {
-        if !matches!(print(&std::mem::take(&mut self.text)), Ok(true)) {
-            std::process::exit(0);
+        match print(&std::mem::take(&mut self.text)) {
+            Ok(true) => {}
+            Ok(false) => std::process::exit(0),
+            Err(error) => {
+                eprintln!("streambus: cannot write to standard output: {error}");
+                std::process::exit(i32::from(EXIT_UNREAD));
+            }
         }
     }
 

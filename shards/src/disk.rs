@@ -52,6 +52,22 @@ pub enum DiskError {
     },
 }
 
+impl DiskError {
+    /// Whether the medium, or the file system on it, does not give the bytes, to nobody. Otherwise it is this
+    /// process that may not or can't.
+    pub fn is_of_medium(&self) -> bool {
+        let DiskError::Io { error, .. } = self else {
+            return false;
+        };
+        // The block layer tells a bad sector as ENODATA and a bad checksum of the device as EILSEQ; file systems
+        // tell damage of their own as EUCLEAN or EBADMSG.
+        matches!(
+            error.raw_os_error(),
+            Some(libc::EIO | libc::ENODATA | libc::EILSEQ | libc::EUCLEAN | libc::EBADMSG)
+        )
+    }
+}
+
 fn failure(path: &Path, operation: &'static str, error: io::Error) -> DiskError {
     match error.raw_os_error() {
         Some(libc::ENOSPC | libc::EDQUOT) => DiskError::NoSpace {

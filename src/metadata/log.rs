@@ -13,6 +13,7 @@ use streambus_shards::{Buf, DiskError, File, OpenOptions, disk};
 use super::delta::{Change, Delta, MetadataIndex};
 use super::frame::{self, FileKind, FrameError, FrameWriter, HEADER_BYTES, Header};
 use super::image::{ConfigMap, Identity, Image};
+use super::record::RecordError;
 use super::snapshot;
 
 /// Zeros are written in pieces of this size.
@@ -45,6 +46,25 @@ pub enum LogError {
     /// The disk refuses. Only where a function says so may the node go on.
     #[error(transparent)]
     Disk(#[from] DiskError),
+}
+
+impl LogError {
+    /// Whether something is damaged or lost. Otherwise it is this program that may not read it, or does not
+    /// understand it.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            LogError::Unreadable { error, .. } => !matches!(
+                error,
+                FrameError::FutureVersion(_)
+                    | FrameError::Record {
+                        record: RecordError::UnknownType(_),
+                        ..
+                    }
+            ),
+            LogError::Inconsistent { .. } => true,
+            LogError::Disk(error) => error.is_of_medium(),
+        }
+    }
 }
 
 /// What start-up found.

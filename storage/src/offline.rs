@@ -1,13 +1,15 @@
 //! A lane that no broker has open: what lies in it, whether it is sound, and what a repair would cost.
 //!
 //! [`examine`] reads and changes nothing; [`repair`] does what the findings say, and moves aside what it
-//! replaces: nothing is ever deleted. Lost offsets are filled with empty batches, so that offsets stay dense. Memory: 1 MiB of data at a time, one table's footer, and 48 bytes for
-//! each part of each table.
+//! replaces: nothing is ever deleted. Of a WAL file a copy goes aside, in which blocks that the medium does not
+//! give are zeros. Lost offsets are filled with empty batches, so that offsets stay dense. Memory: 1 MiB of data
+//! at a time, one table's footer, 48 bytes for each part of each table, and the findings.
 //!
 //! The caller holds the directory's lock: under a running lane the WAL's end moves, and looks torn.
 
 mod files;
 mod holes;
+mod reading;
 mod repair;
 mod tables;
 mod wal;
@@ -15,13 +17,14 @@ mod wal;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use streambus_proto::ids::Offset;
 
 use self::files::read_manifest;
 pub use self::repair::repair;
-use crate::error::StorageError;
+use self::tables::Bad;
 use crate::key::PartitionKey;
 use crate::manifest::Manifest;
 
@@ -119,12 +122,21 @@ pub enum Remedy {
         /// The byte.
         position: u64,
     },
+    /// The WAL file is written again up to this byte, behind which it has no commit. Those after it stay.
+    BlankWal {
+        /// The file's epoch.
+        epoch: u64,
+        /// The byte.
+        position: u64,
+    },
     /// The file is moved to `quarantine/`, as the next start would.
     Quarantine,
     /// All files of the lane are moved to `quarantine/`, and it begins anew, empty.
     EmptyLane,
     /// None: the data needs somebody who knows what happened.
     None,
+    /// None, and no damage that is known: it could not be looked at. Nothing in the lane is repaired before it can.
+    Unread,
 }
 
 /// Records of a partition that a repair drops.
@@ -164,7 +176,7 @@ pub struct Totals {
     pub commits: u64,
     /// Records in them.
     pub records: u64,
-    /// Bytes of a torn commit at the WAL's end, which was never acknowledged: no damage.
+    /// Bytes of a torn commit at the WAL's end, as a crash leaves it: no damage.
     pub torn_bytes: u64,
 }
 
@@ -173,50 +185,73 @@ pub struct Totals {
 pub struct Examined {
     /// Its directory.
     pub dir: PathBuf,
+    /// How closely it was looked at.
+    pub depth: Depth,
     /// How much there was.
     pub totals: Totals,
     /// What is wrong with it; nothing if it is sound.
     pub findings: Vec<Finding>,
+    /// Files of names that no lane has: no damage. The next start moves them to `quarantine/`.
+    pub unknown: Vec<PathBuf>,
     manifest: Option<Manifest>,
+    /// What does not verify in tables, by id: what a repair leaves out is what was told, and nothing else.
+    bad: BTreeMap<u64, Vec<Bad>>,
 }
 
-/// Bytes that [`examine`] will read of the lane in `dir`, about.
-///
-/// # Errors
-/// When the directory can't be read.
-pub async fn bytes_to_read(dir: &Path, depth: Depth) -> Result<u64, StorageError> {
-    let found = files::list(dir)?;
-    let mut bytes = 0;
-    for file in &found {
-        bytes += match file.kind {
-            files::FileRole::Wal { .. } => files::length(&file.path).await?,
-            files::FileRole::Table { .. } if depth == Depth::Everything => {
-                files::length(&file.path).await?
-            }
-            _ => 0,
-        };
+impl Examined {
+    /// Whether something is known to be damaged or lost.
+    pub fn is_damaged(&self) -> bool {
+        self.findings
+            .iter()
+            .any(|finding| finding.remedy != Remedy::Unread)
     }
-    Ok(bytes)
+
+    /// Whether something could not be looked at.
+    pub fn is_unread(&self) -> bool {
+        self.findings
+            .iter()
+            .any(|finding| finding.remedy == Remedy::Unread)
+    }
 }
 
-/// Looks at the lane in `dir` and changes nothing. `see` is told what is found on the way.
-///
-/// # Errors
-/// [`StorageError::OtherVersion`], and failures of the disk. Damage is no error: it is a finding.
-pub async fn examine(
-    dir: &Path,
-    depth: Depth,
-    see: &mut dyn FnMut(Seen),
-) -> Result<Examined, StorageError> {
-    let found = files::list(dir)?;
+/// Bytes that [`examine`] will read of the lane in `dir`, about: what can't be read counts as none.
+pub async fn bytes_to_read(dir: &Path, depth: Depth) -> u64 {
+    let mut bytes = 0;
+    for file in files::list(dir).unwrap_or_default() {
+        let is_read = match file.kind {
+            files::FileRole::Wal { .. } => true,
+            files::FileRole::Table { .. } => depth == Depth::Everything,
+            _ => false,
+        };
+        if is_read {
+            bytes += files::length(&file.path).await.unwrap_or(0);
+        }
+    }
+    bytes
+}
+
+/// Looks at the lane in `dir` and changes nothing. `see` is told what is found on the way. What can't be read is a
+/// finding like what is damaged, and everything else is looked at all the same.
+pub async fn examine(dir: &Path, depth: Depth, see: &mut dyn FnMut(Seen)) -> Examined {
     let mut examined = Examined {
         dir: dir.to_owned(),
+        depth,
         totals: Totals::default(),
         findings: Vec::new(),
+        unknown: Vec::new(),
         manifest: None,
+        bad: BTreeMap::new(),
     };
-    let Some(manifest) = read_manifest(dir, &found, &mut examined.findings).await? else {
-        return Ok(examined);
+    let found = match files::list(dir) {
+        Ok(found) => found,
+        Err(error) => {
+            let finding = reading::finding(dir, error, Remedy::Unread);
+            examined.findings.push(finding);
+            return examined;
+        }
+    };
+    let Some(manifest) = read_manifest(dir, &found, &mut examined.findings).await else {
+        return examined;
     };
     see(Seen::Manifest {
         generation: manifest.generation,
@@ -224,10 +259,13 @@ pub async fn examine(
         tables: manifest.tables.len(),
         partitions: manifest.partitions.len(),
     });
-    files::find_strangers(&found, &manifest, &mut examined.findings);
-    let spans = tables::examine(&mut examined, &manifest, depth, see).await?;
-    let firsts = wal::examine(&mut examined, &manifest, &found, see).await?;
-    holes::tell_dropped(&mut examined, &manifest, &spans, &firsts);
+    files::find_strangers(&found, &manifest, &mut examined);
+    let spans = tables::examine(&mut examined, &manifest, depth, see).await;
+    let firsts = wal::examine(&mut examined, &manifest, &found, see).await;
+    // What could not be looked at may hold what a dropped table held.
+    if !examined.is_unread() {
+        holes::tell_dropped(&mut examined, &manifest, &spans, &firsts);
+    }
     examined.manifest = Some(manifest);
-    Ok(examined)
+    examined
 }

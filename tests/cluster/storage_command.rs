@@ -140,6 +140,119 @@ fn damage_is_reported_and_repaired_only_when_told_to() {
     );
 }
 
+/// A data directory with records in it, of two lanes, that no broker has open; and the lane that holds them.
+fn stopped(home: &Path) -> (PathBuf, PathBuf) {
+    let data = home.join("data");
+    let broker = Broker::start(&data, &[("data.lanes", "2")]);
+    fill(&broker);
+    broker.kill();
+    let (path, _) = middle_commit(&data);
+    let lane = path.parent().unwrap().to_owned();
+    (data, lane)
+}
+
+fn damage_the_wal(data: &Path) -> PathBuf {
+    let (path, position) = middle_commit(data);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[position + 130] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    path
+}
+
+#[test]
+fn what_is_lost_is_said_even_if_the_repair_fails() {
+    // Proves that the report stands on standard output before a repair changes anything: once it has, nobody
+    // can find out again.
+    let home = tempfile::tempdir().unwrap();
+    let (data, _) = stopped(home.path());
+    let path = damage_the_wal(&data);
+    fs::create_dir(path.with_extension("new")).unwrap();
+    let (code, said, errors) = storage("repair", &data, &["--yes"]);
+    assert_eq!(code, Some(1), "{said}{errors}");
+    assert!(errors.contains("is not repaired"), "{errors}");
+    assert!(said.contains("lost: orders-0 offsets"), "{said}");
+}
+
+#[test]
+fn what_cannot_be_looked_at_is_two_and_the_rest_is_told() {
+    // Proves: a lane that can't be listed is told as such, is no damage, and does not keep the other from
+    // being looked at; metadata of a later version are not called damaged either.
+    let home = tempfile::tempdir().unwrap();
+    let (data, lane) = stopped(home.path());
+    let aside = data.join("aside");
+    fs::rename(&lane, &aside).unwrap();
+    fs::write(&lane, "no directory").unwrap();
+    let (code, said, errors) = storage("verify", &data, &[]);
+    assert_eq!(code, Some(2), "{said}{errors}");
+    assert!(
+        said.contains("UNREADABLE") && !said.contains("DAMAGED"),
+        "{said}"
+    );
+    for lane in ["lane-0", "lane-1"] {
+        assert!(
+            said.contains(&data.join(lane).display().to_string()),
+            "{said}"
+        );
+    }
+    let (code, said, errors) = storage("repair", &data, &["--yes"]);
+    assert_eq!(code, Some(2), "{said}{errors}");
+    fs::remove_file(&lane).unwrap();
+    fs::rename(&aside, &lane).unwrap();
+    assert_eq!(storage("verify", &data, &[]).0, Some(0));
+    let metadata = fs::read_dir(data.join("metadata")).unwrap();
+    let mut logs = metadata.map(|entry| entry.unwrap().path());
+    let log = logs
+        .find(|path| path.extension().is_some_and(|end| end == "log"))
+        .unwrap();
+    let mut bytes = fs::read(&log).unwrap();
+    bytes[8] = 99;
+    fs::write(&log, &bytes).unwrap();
+    let (code, said, errors) = storage("verify", &data, &[]);
+    assert_eq!(code, Some(2), "{said}{errors}");
+    assert!(
+        said.contains("format version is 99") && !said.contains("DAMAGED"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_listing_says_why_its_exit_code_is_not_zero() {
+    // Proves: with damage, the listing ends with the report in either form; a listing that could not be
+    // written is no success; and a file that is nobody's is no damage.
+    let home = tempfile::tempdir().unwrap();
+    let (data, lane) = stopped(home.path());
+    fs::write(lane.join("notes.txt"), "mine").unwrap();
+    for verb in ["inspect", "verify", "repair"] {
+        assert_eq!(storage(verb, &data, &[]).0, Some(0), "{verb}");
+    }
+    assert!(storage("verify", &data, &[]).1.contains("notes.txt"));
+    let path = damage_the_wal(&data);
+    let (code, said, _) = storage("inspect", &data, &[]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.contains("DAMAGED") && !said.contains("verified"),
+        "{said}"
+    );
+    let (code, said, _) = storage("inspect", &data, &["--format", "json"]);
+    assert_eq!(code, Some(1), "{said}");
+    let last = said.lines().last().unwrap();
+    assert!(last.contains("\"kind\":\"report\""), "{last}");
+    assert!(last.contains(&path.display().to_string()), "{last}");
+    let full = fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_streambus"))
+        .args(["storage", "inspect", "--data-dir"])
+        .arg(&data)
+        .stdout(full)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.contains("standard output"), "{errors}");
+}
+
 #[test]
 fn a_check_judges_the_limit_that_a_start_raises() {
     // Proves that a low soft limit on open files, which a start raises to the hard one, is no finding.

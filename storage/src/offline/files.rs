@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use streambus_shards::{DiskError, File, OpenOptions, disk};
 
-use super::{Finding, Remedy};
+use super::reading::{self, twice};
+use super::{Examined, Finding, Remedy};
 use crate::error::StorageError;
 use crate::manifest::{MANIFEST_VERSION, Manifest, ManifestError};
 use crate::names::{self, FileKind};
@@ -60,61 +61,49 @@ pub(super) async fn read_manifest(
     dir: &Path,
     found: &[FoundFile],
     findings: &mut Vec<Finding>,
-) -> Result<Option<Manifest>, StorageError> {
+) -> Option<Manifest> {
     let path = dir.join(names::MANIFEST);
     let holds_data =
         |file: &FoundFile| matches!(file.kind, FileRole::Wal { .. } | FileRole::Table { .. });
-    let what = match disk::read_file(&path).await {
+    let error = match twice(|| disk::read_file(&path)).await {
         Ok(bytes) => match Manifest::decode(&bytes) {
-            Ok(manifest) => return Ok(Some(manifest)),
-            Err(ManifestError::OtherVersion(found)) => {
-                return Err(StorageError::OtherVersion {
-                    file: path,
-                    found,
-                    supported: MANIFEST_VERSION,
-                });
-            }
-            Err(ManifestError::Damaged) => {
-                "the manifest does not verify; without it nothing in the lane can be read: restore it from a backup if there is one"
-            }
+            Ok(manifest) => return Some(manifest),
+            Err(ManifestError::OtherVersion(found)) => StorageError::OtherVersion {
+                file: path.clone(),
+                found,
+                supported: MANIFEST_VERSION,
+            },
+            Err(ManifestError::Damaged) => StorageError::corrupt(
+                &path,
+                0,
+                "the manifest does not verify; without it nothing in the lane can be read: restore it from a backup if there is one",
+            ),
         },
-        Err(DiskError::NotFound { .. }) if found.iter().any(holds_data) => {
-            "the manifest is missing, and there are tables or WAL files: restore it from a backup if there is one"
-        }
-        Err(DiskError::NotFound { .. }) => return Ok(None),
-        Err(source) => return Err(StorageError::disk(&path, source)),
+        Err(DiskError::NotFound { .. }) if found.iter().any(holds_data) => StorageError::corrupt(
+            &path,
+            0,
+            "the manifest is missing, and there are tables or WAL files: restore it from a backup if there is one",
+        ),
+        Err(DiskError::NotFound { .. }) => return None,
+        Err(source) => StorageError::disk(&path, source),
     };
-    findings.push(Finding {
-        file: path,
-        position: 0,
-        what: what.to_owned(),
-        remedy: Remedy::EmptyLane,
-        lost: Vec::new(),
-    });
-    Ok(None)
+    findings.push(reading::finding(&path, error, Remedy::EmptyLane));
+    None
 }
 
 /// Files that the manifest does not know.
-pub(super) fn find_strangers(
-    found: &[FoundFile],
-    manifest: &Manifest,
-    findings: &mut Vec<Finding>,
-) {
+pub(super) fn find_strangers(found: &[FoundFile], manifest: &Manifest, examined: &mut Examined) {
     let known = |id| manifest.tables.iter().any(|table| table.id == id);
     for file in found {
-        let what = match file.kind {
-            FileRole::Unknown => "no lane has a file of this name",
+        match file.kind {
+            FileRole::Unknown => examined.unknown.push(file.path.clone()),
             FileRole::Table { id } if !known(id) && !manifest.obsolete.contains(&id) => {
-                "the manifest does not know this table"
+                let what = "the manifest does not know this table";
+                let error = StorageError::corrupt(&file.path, 0, what);
+                let finding = reading::finding(&file.path, error, Remedy::Quarantine);
+                examined.findings.push(finding);
             }
-            _ => continue,
-        };
-        findings.push(Finding {
-            file: file.path.clone(),
-            position: 0,
-            what: what.to_owned(),
-            remedy: Remedy::Quarantine,
-            lost: Vec::new(),
-        });
+            _ => {}
+        }
     }
 }

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use streambus_shards::{Buf, DiskError, File, OpenOptions, disk};
 
 use super::holes::fill;
-use super::tables::{self, Step, Walk};
+use super::reading::read_around;
+use super::tables::{self, Bad, Step, Walk};
 use super::{Examined, Finding, Lost, Remedy, files};
 use crate::config::LaneConfig;
 use crate::error::StorageError;
@@ -17,21 +18,26 @@ use crate::memtable::MemBatch;
 use crate::names;
 use crate::table::reader::Table;
 use crate::table::writer::TableWriter;
+use crate::wal::WalPlace;
 use crate::wal::record::{FIRST_COMMIT_POSITION, Nonce};
 
 /// Bytes that are copied at once.
 const COPY_BYTES: u64 = 1 << 20;
 
 /// Repairs what [`super::examine`] found with [`super::Depth::Everything`]. Returns the findings that have
-/// no remedy here.
+/// no remedy here: all of them, if something could not be looked at, for it may hold what seems to be lost.
 ///
 /// # Errors
 /// Failures of the disk. Repeat the examination then: what is done is done.
 pub async fn repair(examined: Examined) -> Result<Vec<Finding>, StorageError> {
+    if examined.is_unread() {
+        return Ok(examined.findings);
+    }
     let Examined {
         dir,
         findings,
         manifest,
+        bad,
         ..
     } = examined;
     let Some(manifest) = manifest else {
@@ -43,17 +49,16 @@ pub async fn repair(examined: Examined) -> Result<Vec<Finding>, StorageError> {
         }
         return Ok(Vec::new());
     };
-    mend_tables(&dir, manifest, &findings).await?;
-    let cuts = findings.iter().filter_map(|finding| match finding.remedy {
-        Remedy::CutWal { epoch, position } => Some((epoch, position)),
-        _ => None,
-    });
-    for (epoch, position) in cuts {
-        cut_wal(&dir, epoch, position).await?;
-    }
+    let floor = manifest.floor;
+    mend_tables(&dir, manifest, &findings, &bad).await?;
     for finding in &findings {
-        if finding.remedy == Remedy::Quarantine {
-            quarantine(&dir, &finding.file).await?;
+        match finding.remedy {
+            Remedy::CutWal { epoch, position } => cut_wal(&dir, epoch, position, floor).await?,
+            Remedy::BlankWal { epoch, position } => {
+                blank_wal(&dir, epoch, position, floor).await?;
+            }
+            Remedy::Quarantine => quarantine(&dir, &finding.file).await?,
+            _ => {}
         }
     }
     let mut left = findings;
@@ -66,6 +71,7 @@ async fn mend_tables(
     dir: &Path,
     mut manifest: Manifest,
     findings: &[Finding],
+    bad: &BTreeMap<u64, Vec<Bad>>,
 ) -> Result<(), StorageError> {
     let mut rewritten = BTreeSet::new();
     let mut gone = BTreeSet::new();
@@ -84,10 +90,11 @@ async fn mend_tables(
         if gone.contains(&entry.id) {
             continue;
         }
-        let kept = if rewritten.contains(&entry.id) {
-            rewrite(dir, &mut manifest, entry).await?
-        } else {
-            Some(entry)
+        let kept = match bad.get(&entry.id) {
+            Some(bad) if rewritten.contains(&entry.id) => {
+                rewrite(dir, &mut manifest, entry, bad).await?
+            }
+            _ => Some(entry),
         };
         tables.extend(kept.map(|entry| (entry.id, entry)));
     }
@@ -166,14 +173,14 @@ async fn fill_table(
     })
 }
 
-/// Writes what verifies of a table, and still counts, into a new one; `None` if nothing does.
+/// Writes a table, as far as it still counts, into a new one without what is bad; `None` if nothing is left.
 async fn rewrite(
     dir: &Path,
     manifest: &mut Manifest,
     entry: TableEntry,
+    bad: &[Bad],
 ) -> Result<Option<TableEntry>, StorageError> {
     let table = tables::open(dir, entry.id, manifest, entry.file_bytes).await?;
-    let bad = tables::bad_blocks(&table, &mut |_| {}).await?;
     let id = manifest.next_table_id;
     let config = LaneConfig {
         block_bytes: table.footer.block_bytes,
@@ -182,7 +189,7 @@ async fn rewrite(
     let mut writer = None;
     for part in tables::live_parts(&table, &entry) {
         let keyed = !part.filters.is_empty();
-        let mut walk = Walk::new(&table, part, &bad);
+        let mut walk = Walk::new(&table, part, bad);
         while let Some(step) = walk.next().await? {
             if writer.is_none() {
                 let nonce = Nonce(manifest.nonce);
@@ -229,32 +236,77 @@ async fn read(table: &Table, range: std::ops::Range<u64>) -> Result<Buf, Storage
     Ok(bytes.slice(start..start + length))
 }
 
-/// Ends the WAL before `position` of the file of `epoch`. That file is copied aside, a shorter one takes its
-/// name, and the files after it go aside.
-async fn cut_wal(dir: &Path, epoch: u64, position: u64) -> Result<(), StorageError> {
-    let path = dir.join(names::wal(epoch));
-    let failed = |source| StorageError::disk(&path, source);
+/// Ends the WAL before `position` of the file of `epoch`: blanks what follows there, and then moves the files after it
+/// aside. They go last, for they show that the commit at `position` was synced: without them it would be a torn tail.
+async fn cut_wal(
+    dir: &Path,
+    epoch: u64,
+    position: u64,
+    floor: WalPlace,
+) -> Result<(), StorageError> {
+    blank_wal(dir, epoch, position, floor).await?;
     for later in files::list(dir)?.iter().rev() {
         if matches!(later.kind, files::FileRole::Wal { epoch: other } if other > epoch) {
             quarantine(dir, &later.path).await?;
         }
     }
+    Ok(())
+}
+
+/// Leaves nothing at or behind `position` of the file of `epoch`, which is copied aside; a new one takes its name.
+async fn blank_wal(
+    dir: &Path,
+    epoch: u64,
+    position: u64,
+    floor: WalPlace,
+) -> Result<(), StorageError> {
+    let path = dir.join(names::wal(epoch));
+    let failed = |source| StorageError::disk(&path, source);
     let bytes = if disk::exists(&path) {
         let bytes = files::length(&path).await?;
         let aside = free_name(&quarantine_of(dir).await?, &names::wal(epoch));
-        copy(&path, &aside, bytes, bytes).await.map_err(failed)?;
+        let piece = Copied {
+            bytes,
+            length: bytes,
+            needed_from: bytes,
+        };
+        copy(&path, &aside, piece).await.map_err(failed)?;
         bytes
     } else {
         position.max(FIRST_COMMIT_POSITION)
     };
-    let cut = dir.join(names::wal_new(epoch));
-    copy(&path, &cut, position, bytes).await.map_err(failed)?;
-    disk::rename(&cut, &path).await.map_err(failed)?;
+    let new = dir.join(names::wal_new(epoch));
+    let begins_at = if epoch == floor.epoch {
+        floor.position
+    } else {
+        FIRST_COMMIT_POSITION
+    };
+    let piece = Copied {
+        bytes: position,
+        length: bytes,
+        needed_from: begins_at,
+    };
+    copy(&path, &new, piece).await.map_err(failed)?;
+    disk::rename(&new, &path).await.map_err(failed)?;
     disk::sync_dir(dir).await.map_err(failed)
 }
 
-/// Copies `bytes` of a file, fills up with zeros to `length`, and syncs.
-async fn copy(from: &Path, to: &Path, bytes: u64, length: u64) -> Result<(), DiskError> {
+/// What of a file is copied.
+struct Copied {
+    bytes: u64,
+    /// Of the copy, which is filled up with zeros.
+    length: u64,
+    /// Blocks before this that can't be read are zeros in the copy.
+    needed_from: u64,
+}
+
+/// Copies a file, and syncs the copy.
+async fn copy(from: &Path, to: &Path, what: Copied) -> Result<(), DiskError> {
+    let Copied {
+        bytes,
+        length,
+        needed_from,
+    } = what;
     let options = OpenOptions {
         write: true,
         create: true,
@@ -267,7 +319,10 @@ async fn copy(from: &Path, to: &Path, bytes: u64, length: u64) -> Result<(), Dis
         let mut position = 0;
         while position < bytes {
             let take = usize::try_from((bytes - position).min(COPY_BYTES)).expect("a piece");
-            let piece = source.read_at(position, take).await?;
+            let (piece, unreadable) = read_around(&source, position, take).await?;
+            if let Some(unreadable) = unreadable.filter(|found| found.last >= needed_from) {
+                return Err(unreadable.error);
+            }
             target.write_at(position, &piece).await?;
             position += take as u64;
         }

@@ -7,6 +7,7 @@ use std::path::Path;
 use streambus_proto::ids::Offset;
 use streambus_shards::{Buf, disk, yield_if_needed};
 
+use super::reading::{self, twice};
 use super::{Depth, Examined, Finding, Lost, Remedy, Seen};
 use crate::batch::{BATCH_HEADER_BYTES, BatchInfo};
 use crate::error::StorageError;
@@ -30,32 +31,43 @@ pub(super) struct Span {
     sequence_end: u64,
 }
 
+/// Bytes of a table's data that do not verify.
+#[derive(Debug)]
+pub(super) struct Bad {
+    pub(super) at: Range<u64>,
+    /// What was said, if the medium does not even give them.
+    unreadable: Option<String>,
+}
+
+impl Bad {
+    fn what(&self) -> String {
+        let bytes = self.at.end - self.at.start;
+        match &self.unreadable {
+            Some(said) => format!("{bytes} bytes: {said}"),
+            None => format!("the checksum of {bytes} bytes does not hold"),
+        }
+    }
+}
+
 pub(super) async fn examine(
     examined: &mut Examined,
     manifest: &Manifest,
     depth: Depth,
     see: &mut dyn FnMut(Seen),
-) -> Result<Vec<Span>, StorageError> {
+) -> Vec<Span> {
     let dir = examined.dir.clone();
     let mut spans = Vec::new();
     for entry in &manifest.tables {
-        let table = match open(&dir, entry.id, manifest, entry.file_bytes).await {
+        let opened = twice(|| open(&dir, entry.id, manifest, entry.file_bytes)).await;
+        let table = match opened {
             Ok(table) => table,
-            Err(StorageError::Corrupt {
-                file,
-                position,
-                what,
-            }) => {
-                examined.findings.push(Finding {
-                    file,
-                    position,
-                    what: what.to_owned(),
-                    remedy: Remedy::DropTable { id: entry.id },
-                    lost: Vec::new(),
-                });
+            Err(error) => {
+                let path = dir.join(names::table(entry.id));
+                let remedy = Remedy::DropTable { id: entry.id };
+                let finding = reading::finding(&path, error, remedy);
+                examined.findings.push(finding);
                 continue;
             }
-            Err(other) => return Err(other),
         };
         tell(&table, see);
         spans.extend(live_parts(&table, entry).map(|part| Span {
@@ -67,28 +79,43 @@ pub(super) async fn examine(
             sequence_end: entry.sequence_end,
         }));
         examined.totals.tables += 1;
-        if depth == Depth::Everything {
-            let bad = bad_blocks(&table, see).await?;
-            let bad_bytes: u64 = bad.iter().map(|range| range.end - range.start).sum();
-            examined.totals.table_bytes += table.footer.data_bytes - bad_bytes;
-            for range in &bad {
-                let lost = lost_with(&table, entry, &bad, range).await?;
-                examined.findings.push(Finding {
-                    file: table.path().to_owned(),
-                    position: range.start,
-                    what: format!(
-                        "the checksum of {} bytes does not hold",
-                        range.end - range.start
-                    ),
-                    remedy: Remedy::RewriteTable { id: entry.id },
-                    lost,
-                });
-            }
+        if depth == Depth::Everything
+            && let Err(error) = examine_data(examined, &table, entry, see).await
+        {
+            let finding = reading::finding(table.path(), error, Remedy::Unread);
+            examined.findings.push(finding);
         }
     }
     needed(manifest, &mut spans);
     find_overlaps(examined, &spans);
-    Ok(spans)
+    spans
+}
+
+/// Reads the table's data, and tells what does not verify and what is lost with it.
+async fn examine_data(
+    examined: &mut Examined,
+    table: &Table,
+    entry: &TableEntry,
+    see: &mut dyn FnMut(Seen),
+) -> Result<(), StorageError> {
+    let bad = bad_blocks(table, see).await?;
+    let bad_bytes: u64 = bad.iter().map(|bad| bad.at.end - bad.at.start).sum();
+    examined.totals.table_bytes += table.footer.data_bytes - bad_bytes;
+    if bad.is_empty() {
+        return Ok(());
+    }
+    let lost = lost_with(table, entry, &bad).await?;
+    for (bad, lost) in bad.iter().zip(lost) {
+        examined.findings.push(Finding {
+            file: table.path().to_owned(),
+            position: bad.at.start,
+            what: bad.what(),
+            remedy: Remedy::RewriteTable { id: entry.id },
+            lost,
+        });
+    }
+    examined.bad.insert(entry.id, bad);
+    Ok(())
 }
 
 /// Opens a table under its name, or under the one that it had when a crash came before its naming.
@@ -134,11 +161,11 @@ fn tell(table: &Table, see: &mut dyn FnMut(Seen)) {
 }
 
 /// The ranges of the table's data that do not verify, in order, neighbours as one.
-pub(super) async fn bad_blocks(
-    table: &Table,
-    see: &mut dyn FnMut(Seen),
-) -> Result<Vec<Range<u64>>, StorageError> {
-    let mut bad: Vec<Range<u64>> = Vec::new();
+///
+/// # Errors
+/// When this process can't read: then nothing is known of the data.
+async fn bad_blocks(table: &Table, see: &mut dyn FnMut(Seen)) -> Result<Vec<Bad>, StorageError> {
+    let mut bad: Vec<Bad> = Vec::new();
     let mut position = 0;
     while position < table.footer.data_bytes {
         let end = (position + READ_BYTES).min(table.footer.data_bytes);
@@ -149,12 +176,23 @@ pub(super) async fn bad_blocks(
         });
         if table.read_blocks(blocks.clone()).await.is_err() {
             for block in table.single_blocks(blocks) {
-                if table.read_blocks(block.clone()).await.is_ok() {
-                    continue;
-                }
-                match bad.last_mut() {
-                    Some(last) if last.end == block.start => last.end = block.end,
-                    _ => bad.push(block),
+                let unreadable = match twice(|| table.read_blocks(block.clone())).await {
+                    Ok(_) => continue,
+                    Err(StorageError::Corrupt { .. }) => None,
+                    Err(StorageError::Disk { source, .. }) if source.is_of_medium() => {
+                        Some(reading::unreadable(&source))
+                    }
+                    Err(other) => return Err(other),
+                };
+                let joins = |last: &&mut Bad| {
+                    last.at.end == block.start && last.unreadable.is_some() == unreadable.is_some()
+                };
+                match bad.last_mut().filter(joins) {
+                    Some(last) => last.at.end = block.end,
+                    None => bad.push(Bad {
+                        at: block,
+                        unreadable,
+                    }),
                 }
             }
         }
@@ -163,25 +201,34 @@ pub(super) async fn bad_blocks(
     Ok(bad)
 }
 
-/// The batches that the damage at `range` takes with it.
+/// The first of the bad ranges, which are in order, that ends behind `position`.
+fn first_behind(bad: &[Bad], position: u64) -> usize {
+    bad.partition_point(|bad| bad.at.end <= position)
+}
+
+fn hits(bad: &[Bad], range: &Range<u64>) -> bool {
+    let first = bad.get(first_behind(bad, range.start));
+    first.is_some_and(|bad| bad.at.start < range.end)
+}
+
+/// What each bad range takes with it. A batch that several of them hit is lost with the first.
 async fn lost_with(
     table: &Table,
     entry: &TableEntry,
-    bad: &[Range<u64>],
-    range: &Range<u64>,
-) -> Result<Vec<Lost>, StorageError> {
-    let mut lost = Vec::new();
+    bad: &[Bad],
+) -> Result<Vec<Vec<Lost>>, StorageError> {
+    let mut lost = vec![Vec::new(); bad.len()];
     for part in live_parts(table, entry) {
-        let hit = part.position < range.end && range.start < part.position + part.bytes;
-        if !hit {
+        if !hits(bad, &(part.position..part.position + part.bytes)) {
             continue;
         }
         let mut walk = Walk::new(table, part, bad);
         while let Some(step) = walk.next().await? {
-            if let Step::Lost { from, to, at } = step
-                && at.start < range.end
-                && range.start < at.end
-            {
+            let Step::Lost { from, to, at } = step else {
+                continue;
+            };
+            let first = first_behind(bad, at.start).min(bad.len() - 1);
+            if let Some(lost) = lost.get_mut(first) {
                 lost.push(Lost {
                     key: part.key,
                     start: from,
@@ -212,7 +259,7 @@ pub(super) enum Step {
 pub(super) struct Walk<'a> {
     table: &'a Table,
     part: &'a TablePart,
-    bad: &'a [Range<u64>],
+    bad: &'a [Bad],
     position: u64,
     /// Offset after the last batch that is accounted for.
     next: Offset,
@@ -220,7 +267,7 @@ pub(super) struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    pub(super) fn new(table: &'a Table, part: &'a TablePart, bad: &'a [Range<u64>]) -> Walk<'a> {
+    pub(super) fn new(table: &'a Table, part: &'a TablePart, bad: &'a [Bad]) -> Walk<'a> {
         Walk {
             table,
             part,
@@ -243,11 +290,11 @@ impl<'a> Walk<'a> {
                 continue;
             };
             let at = self.position..self.position + info.bytes as u64;
-            if damaged && !self.hits_bad(&at) {
+            if damaged && !hits(self.bad, &at) {
                 break;
             }
             self.position = at.end;
-            if self.hits_bad(&at) {
+            if hits(self.bad, &at) {
                 damaged = true;
                 continue;
             }
@@ -272,16 +319,10 @@ impl<'a> Walk<'a> {
         Ok(Some(lost))
     }
 
-    fn hits_bad(&self, range: &Range<u64>) -> bool {
-        self.bad
-            .iter()
-            .any(|bad| bad.start < range.end && range.start < bad.end)
-    }
-
     /// The batch header at the position, if it verifies and its batch lies in the part.
     async fn header(&mut self, end: u64) -> Result<Option<BatchInfo>, StorageError> {
         let range = self.position..self.position + BATCH_HEADER_BYTES as u64;
-        if range.end > end || self.hits_bad(&range) {
+        if range.end > end || hits(self.bad, &range) {
             return Ok(None);
         }
         let bytes = self.bytes(range.clone()).await?;
@@ -299,16 +340,14 @@ impl<'a> Walk<'a> {
             .as_ref()
             .is_some_and(|(start, window)| inside(*start, window))
         {
-            let clean = self
-                .bad
-                .iter()
-                .map(|bad| bad.start)
-                .find(|start| *start >= range.end)
-                .unwrap_or(self.table.footer.data_bytes);
+            let behind = self.bad.partition_point(|bad| bad.at.start < range.end);
+            let clean = self.bad.get(behind).map(|bad| bad.at.start);
+            let clean = clean.unwrap_or(self.table.footer.data_bytes);
             let wanted = range.start..(range.start + READ_BYTES).max(range.end).min(clean);
             let blocks = self.table.blocks_of(&wanted);
             let start = blocks.start;
-            self.window = Some((start, self.table.read_blocks(blocks).await?));
+            let read = twice(|| self.table.read_blocks(blocks.clone())).await?;
+            self.window = Some((start, read));
         }
         let (start, window) = self.window.as_ref().expect("just read");
         let at = usize::try_from(range.start - start).expect("within the window");
@@ -319,15 +358,12 @@ impl<'a> Walk<'a> {
     /// The next place after the damage where a batch is known to begin.
     fn entry_after_damage(&self, end: u64) -> u64 {
         let header_end = self.position + BATCH_HEADER_BYTES as u64;
-        let hit = self
-            .bad
-            .iter()
-            .find(|bad| bad.start < header_end && self.position < bad.end);
-        let clear = hit.map_or(self.position + 1, |bad| bad.end);
-        let mut entries = self.part.index.iter();
-        entries
-            .find(|entry| entry.position >= clear)
-            .map_or(end, |entry| entry.position)
+        let first = self.bad.get(first_behind(self.bad, self.position));
+        let hit = first.filter(|bad| bad.at.start < header_end);
+        let clear = hit.map_or(self.position + 1, |bad| bad.at.end);
+        let index = &self.part.index;
+        let next = index.get(index.partition_point(|entry| entry.position < clear));
+        next.map_or(end, |entry| entry.position)
     }
 }
 

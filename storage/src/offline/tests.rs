@@ -1,5 +1,7 @@
 //! Planted damage: each kind is found at its place, and a repair drops what was said and nothing else.
 
+mod unreadable;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,7 +18,7 @@ use crate::batch::BatchInfo;
 use crate::batch::tests::batch;
 use crate::clean::CleanPolicy;
 use crate::config::LaneConfig;
-use crate::error::AppendError;
+use crate::error::{AppendError, StorageError};
 use crate::lane::{Lane, ReadPlan};
 use crate::observer::LaneObserver;
 
@@ -67,80 +69,92 @@ type Content = BTreeMap<(PartitionKey, Offset), Vec<u8>>;
 
 /// A lane with tables and a WAL of many commits that no table holds yet; what is in it.
 fn fill(dir: &Path) -> Content {
+    run_alone(filled(dir, config(), 900)).unwrap()
+}
+
+/// With these, what no table holds is in several WAL files.
+fn small_wal_files() -> LaneConfig {
+    LaneConfig {
+        wal_file_bytes: 64 << 10,
+        wal_files_max: 12,
+        memtable_bytes: 256 << 10,
+        ..config()
+    }
+}
+
+/// The same, with batches of `payload_bytes` behind their headers.
+async fn filled(dir: &Path, config: LaneConfig, payload_bytes: usize) -> Content {
     // A merge that the end cuts off could leave tables that nobody misses when they are damaged.
     let without_merges = LaneConfig {
         merge_fan_in: 64,
-        ..config()
+        ..config
     };
-    run_alone(async {
-        let (lane, _) = Lane::open(dir, without_merges).await.unwrap();
-        let owner = Rc::new(Owner::default());
-        lane.start(Rc::clone(&owner) as Rc<dyn LaneObserver>);
-        let mut content = Content::new();
-        for nth in 0..BATCHES {
-            let key = key(i32::try_from(nth).unwrap() % PARTITIONS);
-            let bytes = batch(2, 100 + nth, &[7; 900]);
-            let base = lane.log_end(key).unwrap_or_default();
-            let end = loop {
-                match lane.append(key, base, LeaderEpoch(0), &bytes) {
-                    Ok(appended) => break appended.log_end,
-                    Err(AppendError::Full) => lane.writable().await,
-                    Err(error) => panic!("append: {error}"),
-                }
-            };
-            let mut placed = bytes.clone();
-            crate::batch::place_batch(&mut placed, base, LeaderEpoch(0));
-            content.insert((key, base), placed);
-            while lane.durable_end(key).unwrap() < end {
-                owner.moved.notified().await;
+    let (lane, _) = Lane::open(dir, without_merges).await.unwrap();
+    let owner = Rc::new(Owner::default());
+    lane.start(Rc::clone(&owner) as Rc<dyn LaneObserver>);
+    let mut content = Content::new();
+    for nth in 0..BATCHES {
+        let key = key(i32::try_from(nth).unwrap() % PARTITIONS);
+        let bytes = batch(2, 100 + nth, &vec![7; payload_bytes]);
+        let base = lane.log_end(key).unwrap_or_default();
+        let end = loop {
+            match lane.append(key, base, LeaderEpoch(0), &bytes) {
+                Ok(appended) => break appended.log_end,
+                Err(AppendError::Full) => lane.writable().await,
+                Err(error) => panic!("append: {error}"),
             }
+        };
+        let mut placed = bytes.clone();
+        crate::batch::place_batch(&mut placed, base, LeaderEpoch(0));
+        content.insert((key, base), placed);
+        while lane.durable_end(key).unwrap() < end {
+            owner.moved.notified().await;
         }
-        lane.close().await.unwrap();
-        assert_eq!(*owner.failed.borrow(), None);
-        content
-    })
-    .unwrap()
+    }
+    lane.close().await.unwrap();
+    assert_eq!(*owner.failed.borrow(), None);
+    content
 }
 
 fn read_back(dir: &Path) -> Content {
-    run_alone(async {
-        let (lane, _) = Lane::open(dir, config()).await.unwrap();
-        let mut content = Content::new();
-        for key in lane.partitions() {
-            let mut from = lane.log_start(key).unwrap();
-            let upto = lane.durable_end(key).unwrap();
-            loop {
-                let batches = match lane.read(key, from, 10_000, upto).unwrap() {
-                    ReadPlan::Ready(batches) => batches,
-                    ReadPlan::Cold(cold) => cold.read().await.unwrap(),
-                };
-                if batches.bytes == 0 {
-                    break;
-                }
-                let joined: Vec<u8> = batches.bufs.iter().flat_map(|buf| buf.to_vec()).collect();
-                let mut rest = joined.as_slice();
-                while let Some(info) = BatchInfo::read(rest) {
-                    let (one, later) = rest.split_at(info.bytes);
-                    // What fills a hole has no records.
-                    if info.record_count > 0 {
-                        content.insert((key, info.base_offset), one.to_vec());
-                    }
-                    rest = later;
-                }
-                from = batches.next_offset;
+    run_alone(kept(dir)).unwrap()
+}
+
+/// What the lane serves, but for what fills holes.
+async fn kept(dir: &Path) -> Content {
+    let (lane, _) = Lane::open(dir, config()).await.unwrap();
+    let mut content = Content::new();
+    for key in lane.partitions() {
+        let mut from = lane.log_start(key).unwrap();
+        let upto = lane.durable_end(key).unwrap();
+        loop {
+            let batches = match lane.read(key, from, 10_000, upto).unwrap() {
+                ReadPlan::Ready(batches) => batches,
+                ReadPlan::Cold(cold) => cold.read().await.unwrap(),
+            };
+            if batches.bytes == 0 {
+                break;
             }
+            let joined: Vec<u8> = batches.bufs.iter().flat_map(|buf| buf.to_vec()).collect();
+            let mut rest = joined.as_slice();
+            while let Some(info) = BatchInfo::read(rest) {
+                let (one, later) = rest.split_at(info.bytes);
+                // What fills a hole has no records.
+                if info.record_count > 0 {
+                    content.insert((key, info.base_offset), one.to_vec());
+                }
+                rest = later;
+            }
+            from = batches.next_offset;
         }
-        content
-    })
-    .unwrap()
+    }
+    content
 }
 
 fn look(dir: &Path, depth: Depth) -> (Examined, Vec<Seen>) {
     run_alone(async {
         let mut seen = Vec::new();
-        let examined = examine(dir, depth, &mut |one| seen.push(one))
-            .await
-            .unwrap();
+        let examined = examine(dir, depth, &mut |one| seen.push(one)).await;
         (examined, seen)
     })
     .unwrap()
@@ -216,11 +230,91 @@ fn a_table_that_a_crash_left_unnamed_is_sound() {
     let content = fill(dir.path());
     let table = tables(dir.path()).remove(0);
     fs::rename(&table, table.with_extension("new")).unwrap();
-    fs::write(dir.path().join("notes.txt"), "mine").unwrap();
+    let stranger = dir.path().join("table-00000000000000ff.tbl");
+    fs::copy(&tables(dir.path())[0], stranger).unwrap();
     let (examined, _) = look(dir.path(), Depth::Everything);
     assert_eq!(examined.findings.len(), 1, "{:?}", examined.findings);
     run_alone(repair(examined)).unwrap().unwrap();
     assert_eq!(read_back(dir.path()), content);
+}
+
+#[test]
+fn a_file_of_a_strange_name_is_no_damage() {
+    // Proves that it is told, and that the lane is sound.
+    let dir = tempfile::tempdir().unwrap();
+    let content = fill(dir.path());
+    let strange = dir.path().join("notes.txt");
+    fs::write(&strange, "mine").unwrap();
+    let (examined, _) = look(dir.path(), Depth::Everything);
+    assert_eq!(examined.findings, vec![]);
+    assert_eq!(examined.unknown, vec![strange]);
+    assert_eq!(read_back(dir.path()), content);
+}
+
+#[test]
+fn a_cut_that_fails_halfway_leaves_the_damage_to_be_found() {
+    // Proves that files behind the damage stay until the cut is done: without them the damaged commit would be
+    // the last one, a torn tail that the next start cuts without a word.
+    let dir = tempfile::tempdir().unwrap();
+    let content = run_alone(filled(dir.path(), small_wal_files(), 900)).unwrap();
+    let (_, seen) = look(dir.path(), Depth::Listing);
+    let places = seen.iter().filter_map(|one| match one {
+        Seen::Commit {
+            epoch, position, ..
+        } => Some((*epoch, *position)),
+        _ => None,
+    });
+    let last_of: BTreeMap<u64, u64> = places.collect();
+    assert!(last_of.len() > 2, "{last_of:?}");
+    let (epoch, position) = last_of.first_key_value().unwrap();
+    let path = dir.path().join(crate::names::wal(*epoch));
+    let at = usize::try_from(*position).unwrap() + 200;
+    change(&path, |bytes| bytes[at] ^= 1);
+    let (examined, _) = look(dir.path(), Depth::Everything);
+    let before = examined.findings.clone();
+    assert_eq!(before.len(), 1, "{before:?}");
+    // The file that takes the damaged one's place can't be made.
+    let in_the_way = dir.path().join(crate::names::wal_new(*epoch));
+    fs::create_dir(&in_the_way).unwrap();
+    run_alone(repair(examined)).unwrap().unwrap_err();
+    let (examined, _) = look(dir.path(), Depth::Everything);
+    assert_eq!(examined.findings, before, "as before the attempt");
+    fs::remove_dir(&in_the_way).unwrap();
+    run_alone(repair(examined)).unwrap().unwrap();
+    let (after, _) = look(dir.path(), Depth::Everything);
+    assert_eq!(after.findings, vec![]);
+    let found = read_back(dir.path());
+    assert!(found.len() < content.len() && !found.is_empty());
+}
+
+#[test]
+fn a_batch_that_is_damaged_twice_is_lost_once() {
+    // Proves that each bad range is told, and what they take with them once: with the first of them.
+    let dir = tempfile::tempdir().unwrap();
+    let content = run_alone(filled(dir.path(), config(), 18_000)).unwrap();
+    // A batch of 18 KB lies in more than four blocks. Both of these are in the first batch.
+    change(&tables(dir.path())[0], |bytes| {
+        bytes[5_000] ^= 1;
+        bytes[13_000] ^= 1;
+    });
+    let (examined, _) = look(dir.path(), Depth::Everything);
+    let lost: Vec<_> = examined.findings.iter().map(|one| one.lost.len()).collect();
+    assert_eq!(lost, [1, 0], "{:?}", examined.findings);
+    run_alone(repair(examined)).unwrap().unwrap();
+    assert_eq!(read_back(dir.path()).len(), content.len() - 1);
+}
+
+#[test]
+fn what_is_the_file_systems_is_left_alone() {
+    // Proves that neither a look nor a start takes `lost+found` for a stranger, and that a start leaves it
+    // where it is.
+    let dir = tempfile::tempdir().unwrap();
+    let content = fill(dir.path());
+    fs::create_dir(dir.path().join("lost+found")).unwrap();
+    let (examined, _) = look(dir.path(), Depth::Everything);
+    assert_eq!(examined.findings, vec![]);
+    assert_eq!(read_back(dir.path()), content);
+    assert!(dir.path().join("lost+found").exists());
 }
 
 /// A lane of which partition 0 was compacted, out of tables that it shared with others.
@@ -386,7 +480,7 @@ struct Plant {
     batches_lost_max: usize,
 }
 
-const PLANTS: [Plant; 9] = [
+const PLANTS: [Plant; 8] = [
     Plant {
         name: "a flipped bit in a table",
         damage: |dir| change(&tables(dir)[0], |bytes| bytes[5_000] ^= 1),
@@ -459,14 +553,6 @@ const PLANTS: [Plant; 9] = [
         batches_lost_max: usize::MAX,
     },
     Plant {
-        name: "an unknown file",
-        damage: |dir| fs::write(dir.join("notes.txt"), "mine").unwrap(),
-        remedy: |remedy| remedy == Remedy::Quarantine,
-        what: "no lane has a file of this name",
-        lost_is_known: true,
-        batches_lost_max: 0,
-    },
-    Plant {
         name: "a table that nobody knows",
         damage: |dir| {
             let stranger = dir.join("table-00000000000000ff.tbl");
@@ -494,6 +580,7 @@ fn planted_damage_is_found_and_mended() {
         };
         assert!((plant.remedy)(finding.remedy), "{name}: {finding:?}");
         assert!(finding.what.contains(plant.what), "{name}: {finding:?}");
+        assert_eq!(examined.totals.torn_bytes, 0, "{name}: no crash tore it");
         let lost = finding.lost.clone();
         let left = run_alone(repair(examined)).unwrap().unwrap();
         assert_eq!(left, vec![], "{name}");
@@ -615,10 +702,10 @@ fn damage_of_any_byte_is_no_panic() {
         });
         let what = format!("round {round}: {}", path.display());
         let examined = run_alone(examine(copy.path(), Depth::Everything, &mut |_| {})).unwrap();
-        let Ok(examined) = examined else {
+        if examined.is_unread() {
             // Bytes that say that a later version wrote them: nothing is repaired then.
             continue;
-        };
+        }
         run_alone(repair(examined)).unwrap().unwrap();
         for (at, bytes) in read_back(copy.path()) {
             assert_eq!(content.get(&at), Some(&bytes), "{what}: {at:?} changed");

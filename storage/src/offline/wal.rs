@@ -1,6 +1,8 @@
 //! Reads the WAL as a start would, and goes on behind damage to say what a cut drops.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::PathBuf;
 
 use streambus_proto::ids::Offset;
@@ -8,6 +10,7 @@ use streambus_shards::{Buf, File, OpenOptions, yield_if_needed};
 
 use super::files::{FileRole, FoundFile};
 use super::holes::{self, WalFirsts};
+use super::reading::{self, Unreadable, read_around, twice};
 use super::{Examined, Finding, Lost, Remedy, Seen};
 use crate::batch::BatchInfo;
 use crate::error::StorageError;
@@ -27,6 +30,8 @@ const SEARCH_BYTES: u64 = 1 << 20;
 struct WalLog {
     nonce: Nonce,
     files: BTreeMap<u64, WalFile>,
+    /// What the medium does not give, by epoch. It is read as zeros: as a commit that does not verify.
+    unreadable: RefCell<BTreeMap<u64, Unreadable>>,
 }
 
 struct WalFile {
@@ -40,54 +45,17 @@ pub(super) async fn examine(
     manifest: &Manifest,
     found: &[FoundFile],
     see: &mut dyn FnMut(Seen),
-) -> Result<WalFirsts, StorageError> {
-    let floor = manifest.floor;
+) -> WalFirsts {
     let mut firsts = WalFirsts::new();
-    let log = WalLog::open(manifest, found).await?;
-    if manifest.generation > 1 && !log.files.contains_key(&floor.epoch) {
-        let lost = log
-            .lost_after(floor.epoch, floor.position, floor.commit_id)
-            .await?;
-        examined.findings.push(Finding {
-            file: examined.dir.join(names::wal(floor.epoch)),
-            position: floor.position,
-            what: "the WAL file is missing".to_owned(),
-            remedy: cut(floor.epoch, floor.position),
-            lost,
-        });
-        return Ok(firsts);
+    let read = async {
+        let log = WalLog::open(manifest, found).await?;
+        log.examine(examined, manifest, &mut firsts, see).await
+    };
+    if let Err(error) = read.await {
+        let finding = reading::finding(&examined.dir, error, Remedy::Unread);
+        examined.findings.push(finding);
     }
-    let lengths = log.files.iter().map(|(epoch, file)| (*epoch, file.bytes));
-    let mut replay = Replay::new(log.nonce, lengths.collect(), floor);
-    while let Some(need) = replay.need() {
-        let bytes = log.read(need).await?;
-        match replay.feed(&bytes) {
-            Fed::Nothing => {}
-            Fed::Commit(records) => {
-                examined.totals.commits += 1;
-                examined.totals.records += records.len() as u64;
-                tell(need, &bytes, &records, see);
-                for record in &records {
-                    let start = offsets(&bytes, record).map(|(start, _)| start);
-                    holes::note(&mut firsts, record.header.key, record.header.kind, start);
-                }
-            }
-            Fed::Corrupt { epoch, position } => {
-                let next = replay.end().place;
-                let lost = log.lost_after(epoch, position, next.commit_id).await?;
-                examined.findings.push(Finding {
-                    file: examined.dir.join(names::wal(epoch)),
-                    position,
-                    what: "a synced commit does not verify, though a later one does".to_owned(),
-                    remedy: cut(epoch, position),
-                    lost,
-                });
-            }
-        }
-        yield_if_needed().await;
-    }
-    examined.totals.torn_bytes = replay.end().cut_bytes;
-    Ok(firsts)
+    firsts
 }
 
 fn cut(epoch: u64, position: u64) -> Remedy {
@@ -136,10 +104,22 @@ fn offsets(bytes: &[u8], record: &RecordAt) -> Option<(Offset, Offset)> {
     }
 }
 
+/// Where the next commit stands, as far as the files are known.
+struct Ends {
+    /// The last file with a commit, or the one that the WAL begins in.
+    last_epoch: u64,
+    /// Behind the last commit of each file that has one.
+    by_epoch: BTreeMap<u64, u64>,
+}
+
 impl WalLog {
+    /// Opens the files, whose headers tell which version wrote them.
     async fn open(manifest: &Manifest, found: &[FoundFile]) -> Result<WalLog, StorageError> {
-        let nonce = Nonce(manifest.nonce);
-        let mut files = BTreeMap::new();
+        let mut log = WalLog {
+            nonce: Nonce(manifest.nonce),
+            files: BTreeMap::new(),
+            unreadable: RefCell::default(),
+        };
         for one in found {
             let FileRole::Wal { epoch } = one.kind else {
                 continue;
@@ -147,14 +127,15 @@ impl WalLog {
             if epoch < manifest.floor.epoch {
                 continue;
             }
-            let failed = |source| StorageError::disk(&one.path, source);
-            let file = File::open(&one.path, OpenOptions::default())
-                .await
-                .map_err(failed)?;
+            let path = one.path.clone();
+            let failed = |source| StorageError::disk(&path, source);
+            let opened = twice(|| File::open(&path, OpenOptions::default())).await;
+            let file = opened.map_err(failed)?;
             let bytes = file.len().map_err(failed)?;
+            log.files.insert(epoch, WalFile { path, file, bytes });
             if bytes >= BLOCK_BYTES as u64 {
-                let block = file.read_at(0, BLOCK_BYTES).await.map_err(failed)?;
-                if let FileHeaderRead::OtherVersion(found) = FileHeader::decode(&block, nonce) {
+                let block = log.read_at(epoch, 0, BLOCK_BYTES).await?;
+                if let FileHeaderRead::OtherVersion(found) = FileHeader::decode(&block, log.nonce) {
                     return Err(StorageError::OtherVersion {
                         file: one.path.clone(),
                         found,
@@ -162,19 +143,130 @@ impl WalLog {
                     });
                 }
             }
-            let path = one.path.clone();
-            files.insert(epoch, WalFile { path, file, bytes });
         }
-        Ok(WalLog { nonce, files })
+        Ok(log)
+    }
+
+    /// Reads the WAL from the manifest's floor to its end.
+    async fn examine(
+        &self,
+        examined: &mut Examined,
+        manifest: &Manifest,
+        firsts: &mut WalFirsts,
+        see: &mut dyn FnMut(Seen),
+    ) -> Result<(), StorageError> {
+        let floor = manifest.floor;
+        if manifest.generation > 1 && !self.files.contains_key(&floor.epoch) {
+            let lost = self
+                .lost_after(floor.epoch, floor.position, floor.commit_id)
+                .await?;
+            examined.findings.push(Finding {
+                file: examined.dir.join(names::wal(floor.epoch)),
+                position: floor.position,
+                what: "the WAL file is missing".to_owned(),
+                remedy: cut(floor.epoch, floor.position),
+                lost,
+            });
+            return Ok(());
+        }
+        let lengths = self.files.iter().map(|(epoch, file)| (*epoch, file.bytes));
+        let mut replay = Replay::new(self.nonce, lengths.collect(), floor);
+        let mut ends = Ends {
+            last_epoch: floor.epoch,
+            by_epoch: BTreeMap::from([(floor.epoch, floor.position)]),
+        };
+        while let Some(need) = replay.need() {
+            let bytes = self.read(need).await?;
+            match replay.feed(&bytes) {
+                Fed::Nothing => {}
+                Fed::Commit(records) => {
+                    ends.last_epoch = need.epoch;
+                    let end = need.position + bytes.len() as u64;
+                    ends.by_epoch.insert(need.epoch, end);
+                    examined.totals.commits += 1;
+                    examined.totals.records += records.len() as u64;
+                    tell(need, &bytes, &records, see);
+                    for record in &records {
+                        let start = offsets(&bytes, record).map(|(start, _)| start);
+                        holes::note(firsts, record.header.key, record.header.kind, start);
+                    }
+                }
+                Fed::Corrupt { epoch, position } => {
+                    let next = replay.end().place;
+                    let lost = self.lost_after(epoch, position, next.commit_id).await?;
+                    self.tell_corrupt(examined, epoch, position, lost);
+                    self.tell_unreadable(examined, &ends, epoch);
+                    return Ok(());
+                }
+            }
+            yield_if_needed().await;
+        }
+        examined.totals.torn_bytes = replay.end().cut_bytes;
+        self.tell_unreadable(examined, &ends, u64::MAX);
+        Ok(())
+    }
+
+    fn tell_corrupt(&self, examined: &mut Examined, epoch: u64, position: u64, lost: Vec<Lost>) {
+        let unreadable = self.unreadable.borrow();
+        let mut what = "a synced commit does not verify, though a later one does".to_owned();
+        if let Some(unreadable) = unreadable.get(&epoch) {
+            let said = reading::unreadable(&unreadable.error);
+            what = format!("{what}; byte {}: {said}", unreadable.first);
+        }
+        examined.findings.push(Finding {
+            file: examined.dir.join(names::wal(epoch)),
+            position,
+            what,
+            remedy: cut(epoch, position),
+            lost,
+        });
+    }
+
+    /// Tells the files before the one of `end_epoch`, where the WAL is cut, that have blocks which can't be read. All
+    /// commits that verify stand before those.
+    fn tell_unreadable(&self, examined: &mut Examined, ends: &Ends, end_epoch: u64) {
+        for (epoch, unreadable) in self.unreadable.borrow().range(..end_epoch) {
+            let end = ends.by_epoch.get(epoch).copied();
+            let position = end.unwrap_or(FIRST_COMMIT_POSITION);
+            let said = reading::unreadable(&unreadable.error);
+            // Ids of commits leave none out: none was here if a later file goes on.
+            let is_passed = *epoch < ends.last_epoch || unreadable.last < position;
+            let meaning = if is_passed {
+                "no commit is missing there"
+            } else {
+                "a commit may have been there, and may have been acknowledged"
+            };
+            examined.findings.push(Finding {
+                file: examined.dir.join(names::wal(*epoch)),
+                position: unreadable.first,
+                what: format!("{said}; {meaning}"),
+                remedy: Remedy::BlankWal {
+                    epoch: *epoch,
+                    position,
+                },
+                lost: Vec::new(),
+            });
+        }
     }
 
     async fn read(&self, need: Need) -> Result<Buf, StorageError> {
+        self.read_at(need.epoch, need.position, need.length).await
+    }
+
+    async fn read_at(&self, epoch: u64, position: u64, length: usize) -> Result<Buf, StorageError> {
         let file = self
             .files
-            .get(&need.epoch)
+            .get(&epoch)
             .expect("the replay asks for files that there are");
-        let read = file.file.read_at(need.position, need.length).await;
-        read.map_err(|source| StorageError::disk(&file.path, source))
+        let read = read_around(&file.file, position, length).await;
+        let (bytes, unreadable) = read.map_err(|source| StorageError::disk(&file.path, source))?;
+        if let Some(unreadable) = unreadable {
+            match self.unreadable.borrow_mut().entry(epoch) {
+                Entry::Vacant(none) => drop(none.insert(unreadable)),
+                Entry::Occupied(mut known) => known.get_mut().extend(unreadable),
+            }
+        }
+        Ok(bytes)
     }
 
     /// What sound commits from id `commit_id` on hold behind this place, by partition.
