@@ -164,6 +164,10 @@ fn repair(verb: &Repair) -> Result<u8, Refused> {
     let note = "repairing; what is replaced goes to quarantine/";
     said(&report.shown(verb.format, Some(note)))?;
     let code = report.exit_code();
+    for (lane, _) in std::mem::take(&mut report.missing) {
+        let begun = run_alone(offline::begin(&lane)).map_err(|error| machine(&error))?;
+        begun.map_err(|error| Refused(format!("{error}; make it writable and try again"), code))?;
+    }
     let lanes = std::mem::take(&mut report.lanes);
     let mut left = report.beside_lanes();
     let mut failed = false;
@@ -226,14 +230,21 @@ impl Directory {
             }
         };
         let statics = Arc::new(statics(&config));
-        let metadata = read_metadata(&path.join("metadata"), &statics)?;
-        Ok(Self {
-            path,
-            lanes,
-            metadata: metadata.map_err(|error| MetadataFault {
+        let metadata = match read_metadata(&path.join("metadata"), &statics)? {
+            Ok(None) if !lanes.iter().all(|lane| offline::is_empty(lane)) => Err(MetadataFault {
+                reason: "there is none, and there are lanes, of which it says what they hold"
+                    .to_owned(),
+                is_damage: true,
+            }),
+            found => found.map_err(|error| MetadataFault {
                 reason: error.to_string(),
                 is_damage: error.is_damage(),
             }),
+        };
+        Ok(Self {
+            path,
+            lanes,
+            metadata,
             _lock: lock,
         })
     }
@@ -259,7 +270,7 @@ impl Directory {
             .map(|(number, partitions)| {
                 (self.path.join(format!("{LANE_PREFIX}{number}")), partitions)
             })
-            .filter(|(lane, _)| !self.lanes.contains(lane));
+            .filter(|(lane, _)| offline::is_empty(lane));
         Report {
             metadata: match &self.metadata {
                 Ok(image) => Ok(image
@@ -352,7 +363,7 @@ fn named(topics: &BTreeMap<TopicId, String>, key: PartitionKey) -> String {
 struct Report {
     /// Topics and partitions, `None` where there is no metadata yet, or why it can't be read.
     metadata: Result<Option<(usize, usize)>, MetadataFault>,
-    /// Lanes that have partitions and no directory.
+    /// Lanes that have partitions, by the metadata, and no files.
     missing: Vec<(PathBuf, usize)>,
     lanes: Vec<Examined>,
     topics: BTreeMap<TopicId, String>,
@@ -379,9 +390,9 @@ impl Report {
         }
     }
 
-    /// Findings that are of no lane's files: none of them has a repair.
+    /// Findings that have no repair here, beside those of lanes.
     fn beside_lanes(&self) -> usize {
-        usize::from(self.metadata.is_err()) + self.missing.len()
+        usize::from(self.metadata.is_err())
     }
 
     fn shown(&self, format: Format, note: Option<&str>) -> String {
@@ -411,7 +422,7 @@ impl Report {
         }];
         for (lane, partitions) in &self.missing {
             lines.push(format!(
-                "{}  MISSING, and {partitions} partitions are in it\n    repair: none here; restore it from a backup",
+                "{}  MISSING, and {partitions} partitions are in it: mount it, or restore it from a backup\n    repair: begin it anew, empty: all its records are lost",
                 lane.display()
             ));
         }
@@ -540,7 +551,7 @@ fn remedy_words(remedy: Remedy) -> &'static str {
         }
         Remedy::Quarantine => "move it to quarantine/, as the next start would",
         Remedy::EmptyLane => {
-            "move all files of the lane to quarantine/: all its records are dropped"
+            "move all files of the lane to quarantine/, and begin it anew: all its records are dropped"
         }
         Remedy::None => "none here; keep a copy of the directory and ask for help",
         Remedy::Unread => {

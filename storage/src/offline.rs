@@ -22,8 +22,9 @@ use std::path::{Path, PathBuf};
 
 use streambus_proto::ids::Offset;
 
+pub use self::files::is_empty;
 use self::files::read_manifest;
-pub use self::repair::repair;
+pub use self::repair::{begin, repair};
 use self::tables::Bad;
 use crate::key::PartitionKey;
 use crate::manifest::Manifest;

@@ -143,12 +143,41 @@ fn damage_is_reported_and_repaired_only_when_told_to() {
 /// A data directory with records in it, of two lanes, that no broker has open; and the lane that holds them.
 fn stopped(home: &Path) -> (PathBuf, PathBuf) {
     let data = home.join("data");
-    let broker = Broker::start(&data, &[("data.lanes", "2")]);
+    let broker = Broker::start(&data, &[("STREAMBUS_DATA__LANES", "2")]);
     fill(&broker);
     broker.kill();
     let (path, _) = middle_commit(&data);
     let lane = path.parent().unwrap().to_owned();
     (data, lane)
+}
+
+#[test]
+fn what_is_missing_is_told_and_a_lane_is_begun_anew_only_when_told_to() {
+    // Proves that a lane without its files, as of a disk that is not mounted, and lanes without metadata are damage
+    // and keep the broker down; and that a lane that is lost for good can be begun anew.
+    let home = tempfile::tempdir().unwrap();
+    let (data, lane) = stopped(home.path());
+    let metadata = data.join("metadata");
+    let aside = home.path().join("aside");
+    fs::rename(&metadata, &aside).unwrap();
+    let (code, said, _) = storage("verify", &data, &[]);
+    assert_eq!(code, Some(1), "{said}");
+    let (_, errors) = refused(&data, &[]);
+    assert!(errors.contains("no metadata"), "{errors}");
+    fs::rename(&aside, &metadata).unwrap();
+    assert_eq!(storage("verify", &data, &[]).0, Some(0));
+    fs::remove_dir_all(&lane).unwrap();
+    fs::create_dir(&lane).unwrap();
+    let (code, said, _) = storage("verify", &data, &[]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("MISSING, and 1 partitions"), "{said}");
+    let (_, errors) = refused(&data, &[]);
+    assert!(errors.contains(&lane.display().to_string()), "{errors}");
+    assert_eq!(fs::read_dir(&lane).unwrap().count(), 0, "nothing was begun");
+    let (code, said, errors) = storage("repair", &data, &["--yes"]);
+    assert_eq!(code, Some(0), "{said}{errors}");
+    assert_eq!(storage("verify", &data, &[]).0, Some(0));
+    assert!(values(&Broker::start(&data, &[])).is_empty());
 }
 
 fn damage_the_wal(data: &Path) -> PathBuf {

@@ -50,6 +50,12 @@ pub(super) fn list(dir: &Path) -> Result<Vec<FoundFile>, StorageError> {
     Ok(files.collect())
 }
 
+/// Whether there is nothing of a lane in `dir`, if there is a `dir` at all.
+pub fn is_empty(dir: &Path) -> bool {
+    let is_idle = |file: &FoundFile| matches!(file.kind, FileRole::Idle | FileRole::Unknown);
+    !disk::exists(dir) || list(dir).is_ok_and(|found| found.iter().all(is_idle))
+}
+
 pub(super) async fn length(path: &Path) -> Result<u64, StorageError> {
     let failed = |source| StorageError::disk(path, source);
     let file = File::open(path, OpenOptions::default()).await;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use streambus_shards::{Buf, DiskError, File, OpenOptions, disk};
+use streambus_shards::{Buf, DiskError, File, OpenOptions, disk, rng_u64};
 
 use super::holes::fill;
 use super::reading::read_around;
@@ -367,5 +367,17 @@ async fn empty_lane(dir: &Path) -> Result<(), StorageError> {
     for file in found {
         quarantine(dir, &file.path).await?;
     }
-    Ok(())
+    begin(dir).await
+}
+
+/// Makes an empty lane in `dir`, which a start takes for the one that was there.
+///
+/// # Errors
+/// Failures of the disk.
+pub async fn begin(dir: &Path) -> Result<(), StorageError> {
+    let failed = |source| StorageError::disk(dir, source);
+    disk::make_dir_all(dir).await.map_err(failed)?;
+    write_manifest(dir, &Manifest::new(rng_u64()))
+        .await
+        .map(drop)
 }

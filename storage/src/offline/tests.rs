@@ -616,6 +616,47 @@ fn planted_damage_is_found_and_mended() {
 }
 
 #[test]
+fn a_log_file_that_is_gone_is_found_and_the_rest_kept() {
+    // Proves that a missing file is damage, with or without commits behind it, and that a repair keeps those
+    // before it.
+    for from_the_end in [2, 3] {
+        let dir = tempfile::tempdir().unwrap();
+        let without_flushes = LaneConfig {
+            memtable_bytes: 512 << 10,
+            ..config()
+        };
+        let content = run_alone(filled(dir.path(), without_flushes, 900)).unwrap();
+        let mut files: Vec<PathBuf> = fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
+            .collect();
+        files.sort();
+        let gone = &files[files.len() - from_the_end];
+        fs::remove_file(gone).unwrap();
+        let (examined, _) = look(dir.path(), Depth::Everything);
+        let [finding] = examined.findings.as_slice() else {
+            panic!("{:?}", examined.findings);
+        };
+        assert_eq!(
+            (&finding.file, finding.what.as_str()),
+            (gone, "the WAL file is missing")
+        );
+        assert_eq!(finding.lost.is_empty(), from_the_end == 2, "{finding:?}");
+        run_alone(repair(examined)).unwrap().unwrap();
+        let (after, _) = look(dir.path(), Depth::Everything);
+        assert_eq!(after.findings, vec![]);
+        let found = read_back(dir.path());
+        assert!(!found.is_empty() && found.len() < content.len());
+        assert!(
+            found
+                .iter()
+                .all(|(at, bytes)| content.get(at) == Some(bytes))
+        );
+    }
+}
+
+#[test]
 fn a_cut_tells_the_commits_behind_the_damage() {
     // Proves that the batches of sound commits after a damaged one are told before a repair drops them, and
     // that the lane takes batches again where the WAL was cut.

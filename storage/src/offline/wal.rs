@@ -17,6 +17,7 @@ use crate::error::StorageError;
 use crate::key::PartitionKey;
 use crate::manifest::Manifest;
 use crate::names;
+use crate::wal::missing_file;
 use crate::wal::record::{
     BLOCK_BYTES, CommitHeader, FIRST_COMMIT_POSITION, FileHeader, FileHeaderRead, Nonce, RecordAt,
     RecordKind, WAL_VERSION, read_commit,
@@ -156,20 +157,9 @@ impl WalLog {
         see: &mut dyn FnMut(Seen),
     ) -> Result<(), StorageError> {
         let floor = manifest.floor;
-        if manifest.generation > 1 && !self.files.contains_key(&floor.epoch) {
-            let lost = self
-                .lost_after(floor.epoch, floor.position, floor.commit_id)
-                .await?;
-            examined.findings.push(Finding {
-                file: examined.dir.join(names::wal(floor.epoch)),
-                position: floor.position,
-                what: "the WAL file is missing".to_owned(),
-                remedy: cut(floor.epoch, floor.position),
-                lost,
-            });
-            return Ok(());
-        }
-        let lengths = self.files.iter().map(|(epoch, file)| (*epoch, file.bytes));
+        let missing = missing_file(&self.files, floor.epoch, manifest.generation > 1);
+        let there = self.files.range(..missing.unwrap_or(u64::MAX));
+        let lengths = there.map(|(epoch, file)| (*epoch, file.bytes));
         let mut replay = Replay::new(self.nonce, lengths.collect(), floor);
         let mut ends = Ends {
             last_epoch: floor.epoch,
@@ -201,8 +191,27 @@ impl WalLog {
             }
             yield_if_needed().await;
         }
-        examined.totals.torn_bytes = replay.end().cut_bytes;
-        self.tell_unreadable(examined, &ends, u64::MAX);
+        let Some(epoch) = missing else {
+            examined.totals.torn_bytes = replay.end().cut_bytes;
+            self.tell_unreadable(examined, &ends, u64::MAX);
+            return Ok(());
+        };
+        let is_floor = epoch == floor.epoch;
+        let begin = if is_floor {
+            floor.position
+        } else {
+            FIRST_COMMIT_POSITION
+        };
+        let next = replay.end().place;
+        let lost = self.lost_after(epoch, begin, next.commit_id).await?;
+        examined.findings.push(Finding {
+            file: examined.dir.join(names::wal(epoch)),
+            position: begin,
+            what: "the WAL file is missing".to_owned(),
+            remedy: cut(epoch, begin),
+            lost,
+        });
+        self.tell_unreadable(examined, &ends, epoch);
         Ok(())
     }
 

@@ -88,7 +88,11 @@ fn the_rest_of_the_wal_is_read_around_what_cannot_be() {
             let last = dir.join(crate::names::wal(last_commit));
             let mut behind = files.iter().filter(|path| **path > last);
             let first = files.iter().find(|path| **path < last);
-            let bad = if in_the_middle { first } else { behind.next_back() };
+            let bad = if in_the_middle {
+                first
+            } else {
+                behind.next_back()
+            };
             let bad = bad.unwrap();
             faults.fail_reads(bad, ALWAYS);
             let examined = seen(&dir).await;
