@@ -22,7 +22,7 @@ mod prepare;
 
 pub use self::core::run_core;
 pub use self::listeners::{TakenListener, take_listeners};
-pub use self::prepare::{Prepared, Start, Surroundings, prepare};
+pub use self::prepare::{LANE_PREFIX, METADATA_DIR, Prepared, Start, Surroundings, prepare};
 use crate::config::{Advertise, Config, LimitsConfig};
 
 /// Why the node did not start, or stopped by itself. One line: what, with which value, why, the remedy.

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use streambus::metadata::broker_config::statics;
 use streambus::metadata::log::{LogError, MetadataLog};
 use streambus::metadata::{ConfigMap, Image};
+use streambus::node::{LANE_PREFIX, METADATA_DIR};
 use streambus_cli::{Format, output::print, parse::EXIT_USAGE, progress::Progress};
 use streambus_proto::ids::TopicId;
 use streambus_shards::{DirLock, DiskError, LockError, disk, run_alone};
@@ -19,8 +20,6 @@ use streambus_storage::offline::{self, Depth, Examined, Finding, Remedy, Seen};
 
 use crate::start::SettingFlags;
 
-/// Lane directories are `lane-0`, `lane-1`, and so on.
-const LANE_PREFIX: &str = "lane-";
 /// Exit code where there is damage, or where a repair of it failed.
 const EXIT_DAMAGED: u8 = 1;
 /// Exit code where no damage is known, and not everything could be looked at or told: the same as for wrong usage.
@@ -204,7 +203,7 @@ impl Directory {
         let config = flags.load(config).map_err(usage)?.config;
         let path = PathBuf::from(&config.data.dir);
         let lanes = lanes(&path).map_err(usage)?;
-        if lanes.is_empty() && !disk::exists(&path.join("metadata")) {
+        if lanes.is_empty() && !disk::exists(&path.join(METADATA_DIR)) {
             return Err(usage(format!(
                 "{} holds no data of StreamBus; name the data directory with --data-dir",
                 path.display()
@@ -230,7 +229,7 @@ impl Directory {
             }
         };
         let statics = Arc::new(statics(&config));
-        let metadata = match read_metadata(&path.join("metadata"), &statics)? {
+        let metadata = match read_metadata(&path.join(METADATA_DIR), &statics)? {
             Ok(None) if !lanes.iter().all(|lane| offline::is_empty(lane)) => Err(MetadataFault {
                 reason: "there is none, and there are lanes, of which it says what they hold"
                     .to_owned(),

@@ -17,7 +17,9 @@ use crate::metadata::log::{LogError, MetadataLog, Opened};
 use crate::metadata::{Identity, Image, NodeId};
 
 /// Lane directories are `lane-0`, `lane-1`, and so on.
-pub(super) const LANE_PREFIX: &str = "lane-";
+pub const LANE_PREFIX: &str = "lane-";
+/// The metadata's directory.
+pub const METADATA_DIR: &str = "metadata";
 
 /// What a node tells about itself, and to whom.
 pub struct Surroundings {
@@ -192,8 +194,6 @@ fn new_cluster_id() -> String {
     let bits = u128::from(rng_u64()) << 64 | u128::from(rng_u64());
     streambus_proto::ids::TopicId(bits.to_be_bytes()).to_string()
 }
-
-const METADATA_DIR: &str = "metadata";
 
 /// Opens the metadata, which writes: for one at a time.
 pub(super) async fn open_metadata(

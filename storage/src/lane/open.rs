@@ -53,7 +53,8 @@ pub struct Recovery {
     pub scanned_bytes: u64,
     /// How long reading and applying took.
     pub replayed_in: Duration,
-    /// Bytes of a torn commit at the end of the WAL that were cut: never acknowledged.
+    /// Bytes of a commit at the end of the WAL that is not whole, and was cut: a crash came before its sync returned,
+    /// unless synced bytes have rotted since, which nothing behind it tells.
     pub cut_bytes: u64,
     /// Files that the lane did not know and moved to `quarantine/`.
     pub quarantined: Vec<String>,

@@ -4,8 +4,9 @@
 //! of all that the files hold only the last commit may be incomplete: its sectors may have landed
 //! in any order. Hence:
 //!
-//! * a commit that does not verify, and after it none of a greater id: a torn tail. It was never
-//!   acknowledged; it is cut and its size reported.
+//! * a commit that does not verify, and after it none of a greater id: a torn tail. A crash
+//!   came before its sync returned, so it was not acknowledged; it is cut and its size reported. (Had its
+//!   synced bytes rotted, it would look the same: one copy alone can't tell.)
 //! * a commit that does not verify, and somewhere after it the header of a commit with a greater
 //!   id: that header could not have been issued before the damaged commit was synced. Synced
 //!   bytes are lost: corruption, and nobody may pass over it silently.
