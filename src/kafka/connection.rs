@@ -63,6 +63,20 @@ struct Shared {
     writer_ended: Cell<bool>,
 }
 
+impl Shared {
+    /// Counts bytes, here and in all of the core.
+    fn charge(&self, broker: &Broker, bytes: usize) -> Charge {
+        self.in_flight.set(self.in_flight.get() + bytes);
+        broker.in_flight.charge(bytes)
+    }
+
+    /// What [`Shared::charge`] counted counts no more.
+    fn give_back(&self, charge: Charge) {
+        self.in_flight.set(self.in_flight.get() - charge.bytes());
+        drop(charge);
+    }
+}
+
 /// Why a connection ended, for the log.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Ended {
@@ -131,9 +145,13 @@ async fn read(
             Ok(frame) => frame,
             Err(ended) => return ended,
         };
-        let request_bytes = frame.len();
+        // Before it begins: a batch may stand in line for a full lane, and its request is here all the while.
+        let mut charge = shared.charge(broker, frame.len());
         let (answer, answer_bytes) = match dispatch(broker, view, frame).await {
-            Ok(Answer::Nothing) => continue,
+            Ok(Answer::Nothing) => {
+                shared.give_back(charge);
+                continue;
+            }
             Ok(Answer::Now(slices)) => {
                 let bytes = bytes_of(&slices);
                 (Queued::Now(slices), bytes)
@@ -142,12 +160,12 @@ async fn read(
                 let bytes = size_of_val(&*later);
                 (Queued::Later(later), bytes)
             }
-            Err(refused) => return refused.into(),
+            Err(refused) => {
+                shared.give_back(charge);
+                return refused.into();
+            }
         };
-        let charge = broker.in_flight.charge(request_bytes + answer_bytes);
-        shared
-            .in_flight
-            .set(shared.in_flight.get() + charge.bytes());
+        charge.merge(shared.charge(broker, answer_bytes));
         shared.queue.borrow_mut().push_back(Owed { answer, charge });
         shared.queued.notify_one();
     }
@@ -334,10 +352,7 @@ async fn write(broker: Rc<Broker>, stream: Stream, shared: Rc<Shared>) {
         let answers = Answers::new(&broker, &shared, bytes_of(&slices));
         let sent = timeout(limit, stream.write_all(&slices)).await;
         drop(answers);
-        shared
-            .in_flight
-            .set(shared.in_flight.get() - charge.bytes());
-        drop(charge);
+        shared.give_back(charge);
         shared.sent.notify_one();
         if sent.is_err() {
             let figures = &broker.shard.metrics().connections;
@@ -429,3 +444,6 @@ async fn gather(shared: &Shared, slices: &mut Slices, charge: &mut Charge) -> bo
     }
     true
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,218 @@
+//! Connections to a core whose disk is slow, and then full.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+
+use streambus_client::request::encode;
+use streambus_ops::{CoreMetrics, Registry};
+use streambus_proto::error_code::ErrorCode;
+use streambus_proto::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use streambus_proto::messages::{Message, ProduceRequest, ProduceResponse};
+use streambus_proto::records::{BatchBuilder, Codec, NewRecord};
+use streambus_proto::wire::{Reader, Records};
+use streambus_shards::sim::{DiskFaults, Simulation, run};
+use streambus_shards::{Listener, mesh_seeds, sleep, wall_ms};
+use streambus_storage::Lane;
+
+use super::*;
+use crate::config::{Advertise, Config};
+use crate::kafka::{ConnectionLimits, ListenerPlan, accept};
+use crate::metadata::NodeId;
+use crate::shard::{OpenedLane, Shard};
+
+const TOPIC: &str = "rows";
+/// Its answers have a header of four bytes, the correlation id.
+const PRODUCE_VERSION: i16 = 8;
+const VALUE_BYTES: usize = 20_000;
+/// Clients that come to a full lane: more than what is written of it makes room for, which is 70 of their
+/// records.
+const ASKERS: usize = 150;
+/// Many times what any step here takes.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// A produce request of one record, with its length.
+fn produce(acks: i16) -> Vec<u8> {
+    let mut builder = BatchBuilder::new(Codec::None);
+    builder.push(&NewRecord {
+        timestamp: wall_ms(),
+        value: Some(&vec![7; VALUE_BYTES]),
+        ..NewRecord::default()
+    });
+    let batch = builder.build();
+    let partition = PartitionProduceData {
+        index: 0,
+        records: Records::Bytes(&batch),
+    };
+    let topic = TopicProduceData {
+        name: TOPIC.into(),
+        partition_data: vec![partition].into(),
+        ..TopicProduceData::default()
+    };
+    let request = ProduceRequest {
+        acks,
+        timeout_ms: 30_000,
+        topic_data: vec![topic].into(),
+        ..ProduceRequest::default()
+    };
+    let outgoing = encode(&request, PRODUCE_VERSION, 1, "test").unwrap();
+    assert_eq!(outgoing.splices.len(), 0);
+    outgoing.bytes
+}
+
+/// A core with one lane of few files. Its connections may hold two requests.
+async fn serving(address: SocketAddr) -> (Rc<Broker>, Rc<Lane>) {
+    let mut config = Config::default();
+    config.storage.wal_file_bytes = 256 << 10;
+    config.storage.wal_files_max = 6;
+    config.storage.memtable_bytes = 256 << 10;
+    config.storage.memtables_kept_bytes = Some(0);
+    config.storage.commit_bytes_max = 128 << 10;
+    config.limits.in_flight_bytes_per_core_max = 2 * (produce(1).len() - LENGTH_BYTES);
+    let image = crate::kafka::test_host::image(&[(TOPIC, 1)]);
+    let topic = image.topic(TOPIC).unwrap();
+    let number = topic.partition(0).unwrap().lane;
+    let opened = Lane::open(Path::new("/data/lane"), config.storage.lane()).await;
+    let (lane, recovery) = opened.unwrap();
+    let opened = OpenedLane {
+        number,
+        lane: Rc::clone(&lane),
+        partitions: recovery.partitions,
+    };
+    let mesh = mesh_seeds(1).remove(0).grow();
+    let metrics = Rc::new(CoreMetrics::new(&Registry::new(), 0));
+    let shard = Shard::new(mesh, image, vec![opened], None, metrics);
+    let broker = Broker::new(
+        shard,
+        Arc::new(config),
+        ConnectionLimits::new(2 * ASKERS, 1_000),
+    );
+    let plan = Rc::new(ListenerPlan {
+        name: "main".to_owned(),
+        advertise: Advertise::Node,
+        advertised_host: None,
+        node_port: address.port(),
+        core_ports: Vec::new(),
+        node: NodeId(0),
+        cores: 1,
+        lanes: 2,
+        rack: None,
+    });
+    let listener = Listener::bind(address, false).unwrap();
+    spawn(accept(Rc::clone(&broker), listener, plan)).detach();
+    (broker, lane)
+}
+
+/// Produces for ever and wants no answers.
+async fn flood(address: SocketAddr) {
+    let stream = Stream::connect(address).await.unwrap();
+    loop {
+        let frame = [Buf::from(produce(0))];
+        stream.write_all(&frame).await.unwrap();
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Produces one record and waits for the answer.
+async fn produced(stream: &Stream) -> ErrorCode {
+    stream.write_all(&[Buf::from(produce(-1))]).await.unwrap();
+    let mut answer = BufMut::with_capacity(4 << 10);
+    loop {
+        let (count, more) = stream.read(answer).await;
+        assert!(count.unwrap() > 0, "the connection is open");
+        answer = more;
+        let bytes = answer.as_slice();
+        let length = frame_length(bytes, 4 << 10).unwrap();
+        if length.is_some_and(|length| bytes.len() == LENGTH_BYTES + length) {
+            break;
+        }
+    }
+    let mut reader = Reader::new(&answer.as_slice()[LENGTH_BYTES + size_of::<i32>()..]);
+    let response = ProduceResponse::read(&mut reader, PRODUCE_VERSION).unwrap();
+    let topic = response.responses.iter().next().unwrap();
+    let partition = topic.partition_responses.iter().next().unwrap();
+    ErrorCode::from_i16(partition.error_code)
+}
+
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let waited = timeout(PATIENCE, async {
+        while !holds() {
+            sleep(Duration::from_millis(1)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "{what}");
+}
+
+/// A client with one record: it connects, produces it, and notes what it is answered.
+async fn ask(address: SocketAddr, answers: Rc<RefCell<Vec<ErrorCode>>>) {
+    let stream = Stream::connect(address).await.unwrap();
+    let code = produced(&stream).await;
+    answers.borrow_mut().push(code);
+}
+
+async fn full_and_without_space(disk: DiskFaults, address: SocketAddr) {
+    let (broker, lane) = serving(address).await;
+    disk.slow("/data", 10_000);
+    let flooding = spawn(flood(address));
+    until("a flood fills the lane", || !lane.line().is_empty()).await;
+    assert!(!broker.in_flight.is_full(), "one request stands in line");
+    let appended = lane.stats().appended_bytes;
+    let answers: Rc<RefCell<Vec<ErrorCode>>> = Rc::default();
+    for _ in 0..ASKERS {
+        spawn(ask(address, Rc::clone(&answers))).detach();
+    }
+    until("requests in line are counted", || {
+        broker.in_flight.is_full()
+    })
+    .await;
+    drop(flooding);
+    let now_appended = lane.stats().appended_bytes;
+    assert_eq!(now_appended, appended, "all wait for the same room");
+    disk.set_capacity("/data", Some(disk.used_bytes()));
+    disk.slow("/data", 1);
+    until("some are refused, and nobody is left in line", || {
+        answers.borrow().contains(&ErrorCode::KafkaStorageError) && lane.line().is_empty()
+    })
+    .await;
+    disk.set_capacity("/data", None);
+    // What came into the log before waited for a file to be committed in.
+    until("everybody is answered in the end", || {
+        answers.borrow().len() == ASKERS
+    })
+    .await;
+    let known = [ErrorCode::None, ErrorCode::KafkaStorageError];
+    assert!(answers.borrow().iter().all(|code| known.contains(code)));
+    answers.borrow_mut().clear();
+    let trying = async {
+        while !answers.borrow().contains(&ErrorCode::None) {
+            ask(address, Rc::clone(&answers)).await;
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let taken = timeout(PATIENCE, trying).await;
+    assert!(taken.is_ok(), "batches are taken again");
+    assert!(
+        !broker.in_flight.is_full(),
+        "what was answered is given back"
+    );
+}
+
+#[test]
+fn requests_in_line_for_a_full_lane_are_counted_and_are_answered_when_there_is_no_space() {
+    // Proves that a request counts as in flight while its batch waits for a full lane, that on a full disk the
+    // wait ends with KAFKA_STORAGE_ERROR, and that batches are taken again once there is space.
+    for seed in 0..5 {
+        let report = run(Simulation::new(seed), |world| async move {
+            let host = world.add_host(IpAddr::from([10, 0, 0, 1]));
+            let address = SocketAddr::new(world.address(host), 9_092);
+            let disk = world.disk(host);
+            disk.create_dir_all("/data");
+            world.boot(host);
+            let body = full_and_without_space(disk, address);
+            world.spawn_on(host, body).await;
+        });
+        if let Err(failure) = report.result {
+            panic!("seed {seed}: {failure}\n{:#?}", report.notes);
+        }
+    }
+}
