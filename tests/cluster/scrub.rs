@@ -1,12 +1,12 @@
 //! A disk that rots under a running broker: found, told everywhere an operator looks, and the rest is served.
 
-use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::{fs, io};
 
 use serde_json::Value;
 use streambus_client::blocking::{Acks, Client, ClientConfig};
@@ -47,29 +47,36 @@ fn fill(broker: &Broker) {
     }
 }
 
-/// Flips a bit in the data of a table that a flush has finished, and returns its file and the byte.
-pub(crate) fn damage(data: &Path) -> (PathBuf, u64) {
+/// The tables of the first lane.
+pub(crate) fn tables(data: &Path) -> Vec<PathBuf> {
+    let lane = fs::read_dir(data.join("lane-0")).unwrap();
+    let paths = lane.map(|entry| entry.unwrap().path());
+    paths
+        .filter(|path| path.extension().is_some_and(|end| end == "tbl"))
+        .collect()
+}
+
+/// Flips a bit in the data of a table, and returns the byte; an error if the table is gone.
+pub(crate) fn damage(table: &Path) -> io::Result<u64> {
+    let at = fs::metadata(table)?.len() / 2;
+    let file = fs::File::options().read(true).write(true).open(table)?;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at)?;
+    file.write_all_at(&[byte[0] ^ 0x40], at)?;
+    file.sync_data()?;
+    Ok(at)
+}
+
+/// Flips a bit in the first table that a flush has finished, and returns its file and the byte.
+fn damage_the_first(data: &Path) -> (PathBuf, u64) {
     let deadline = Instant::now() + PATIENCE;
-    let table = loop {
-        let lane = fs::read_dir(data.join("lane-0")).unwrap();
-        let mut paths = lane.map(|entry| entry.unwrap().path());
-        let found = paths.find(|path| path.extension().is_some_and(|end| end == "tbl"));
-        if let Some(table) = found {
-            break table;
+    loop {
+        if let Some(table) = tables(data).into_iter().next() {
+            let at = damage(&table).unwrap();
+            return (table, at);
         }
         assert!(Instant::now() < deadline, "nothing was flushed");
-    };
-    let at = fs::metadata(&table).unwrap().len() / 2;
-    let file = fs::File::options()
-        .read(true)
-        .write(true)
-        .open(&table)
-        .unwrap();
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, at).unwrap();
-    file.write_all_at(&[byte[0] ^ 0x40], at).unwrap();
-    file.sync_data().unwrap();
-    (table, at)
+    }
 }
 
 fn get(broker: &Broker, path: &str) -> String {
@@ -163,7 +170,7 @@ fn damage_under_a_running_broker_is_told_and_costs_only_its_own_bytes() {
     fill(&broker);
     assert_eq!(health(&broker)["degraded"], false);
     assert_eq!(ask_cli(&broker), (Some(0), "ready\n".to_owned()));
-    let (table, at) = damage(&data);
+    let (table, at) = damage_the_first(&data);
     let deadline = Instant::now() + PATIENCE;
     let report = loop {
         let report = health(&broker);
