@@ -233,6 +233,15 @@ fn flood(broker: &Broker) {
     }
 }
 
+/// Two connections that the broker has taken: until then a third may come before them, on the other core.
+fn served(broker: &Broker) -> [Wire; 2] {
+    [(); 2].map(|()| {
+        let mut wire = Wire::connect(broker.node);
+        ask_in_vain(&mut wire);
+        wire
+    })
+}
+
 /// A client that asks for everything again and again, and takes nothing.
 fn deaf(broker: &Broker) -> Wire {
     let mut wire = Wire::connect(broker.node);
@@ -341,7 +350,7 @@ fn every_figure_is_one_that_something_moves() {
     tear(&data);
     let limit = ("STREAMBUS_LIMITS__CONNECTIONS_PER_IP_MAX", "2");
     let broker = Broker::start_logged(&data, &[limit], &home.path().join("log"));
-    let held = [Wire::connect(broker.node), Wire::connect(broker.node)];
+    let held = served(&broker);
     assert_eq!(exchange(broker.node, &[]), b"", "the third of an address");
     seen.look(&broker);
     drop(held);
@@ -352,7 +361,7 @@ fn every_figure_is_one_that_something_moves() {
         ("STREAMBUS_STORAGE__MIN_FREE_BYTES", "1099511627776"),
     ];
     let broker = Broker::start(&other, &settings);
-    let held = [Wire::connect(broker.node), Wire::connect(broker.node)];
+    let held = served(&broker);
     assert_eq!(exchange(broker.node, &[]), b"", "the third of all");
     if streambus_shards::disk::free_bytes(&other).unwrap() < 1 << 40 {
         seen.await_moved(&broker, &[]);
