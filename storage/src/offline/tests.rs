@@ -116,6 +116,16 @@ async fn filled(dir: &Path, config: LaneConfig, payload_bytes: usize) -> Content
     content
 }
 
+/// What is left of it when these offsets are lost.
+fn without(mut content: Content, lost: &[Lost]) -> Content {
+    let is_lost = |(key, base): &(PartitionKey, Offset)| {
+        lost.iter()
+            .any(|lost| lost.key == *key && (lost.start..lost.end).contains(base))
+    };
+    content.retain(|at, _| !is_lost(at));
+    content
+}
+
 fn read_back(dir: &Path) -> Content {
     run_alone(kept(dir)).unwrap()
 }
@@ -415,13 +425,7 @@ fn what_was_compacted_away_is_neither_double_nor_needed() {
         run_alone(repair(examined)).unwrap().unwrap();
         let (after, _) = look(dir.path(), Depth::Everything);
         assert_eq!(after.findings, vec![]);
-        let told = |(key, base): &(PartitionKey, Offset)| {
-            lost.iter()
-                .any(|lost| lost.key == *key && (lost.start..lost.end).contains(base))
-        };
-        let mut expected = content;
-        expected.retain(|at, _| !told(at));
-        assert_eq!(read_back(dir.path()), expected);
+        assert_eq!(read_back(dir.path()), without(content, &lost));
     }
 }
 
