@@ -7,123 +7,18 @@
 //! Memory is aligned for direct I/O, always initialised, and recycled through a small pool on each
 //! thread, because a fresh megabyte costs 256 page faults.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
-use std::cell::RefCell;
+mod block;
+
 use std::fmt;
 use std::ops::{Deref, Range};
-use std::ptr::NonNull;
 use std::sync::Arc;
+
+use self::block::Block;
+pub use self::block::{LOG_PIECE_BYTES, log_memory_is_short, stock_log_memory};
 
 /// Alignment of position, length and memory in direct I/O. A device's logical block may be 512
 /// bytes; 4,096 is right for all of them.
 pub const BLOCK_BYTES: usize = 4_096;
-
-/// Sizes that are pooled, and how many free ones of each a thread keeps: 16 + 8 + 128 MiB at most. The last
-/// is the memory of two of a lane's memtables: what leaves memory gives it back at once, and the next appends take it again.
-const POOLED: [(usize, usize); 3] = [(64 << 10, 256), (256 << 10, 32), (1 << 20, 128)];
-
-/// Free blocks of each pooled size.
-struct Pool([Vec<Raw>; POOLED.len()]);
-
-impl Drop for Pool {
-    fn drop(&mut self) {
-        for (free, (size, _)) in self.0.iter_mut().zip(POOLED) {
-            for raw in free.drain(..) {
-                // SAFETY: a block of this size gave it, and nobody else has it.
-                unsafe { raw.free(size) };
-            }
-        }
-    }
-}
-
-thread_local! {
-    static POOL: RefCell<Pool> =
-        const { RefCell::new(Pool([Vec::new(), Vec::new(), Vec::new()])) };
-}
-
-/// An allocation, and the first block boundary in it.
-///
-/// It has room for the alignment within: an allocator that aligns cuts off what lies before, and what remains
-/// when it is freed is too small for the next one of the same size, so that memory grew with each.
-#[derive(Clone, Copy)]
-struct Raw {
-    allocation: NonNull<u8>,
-    start: NonNull<u8>,
-}
-
-impl Raw {
-    fn layout(capacity: usize) -> Layout {
-        Layout::from_size_align(capacity + BLOCK_BYTES, align_of::<usize>())
-            .expect("capacities are far below isize::MAX")
-    }
-
-    fn new(capacity: usize) -> Raw {
-        let layout = Raw::layout(capacity);
-        // SAFETY: the layout's size is not zero: at least one block.
-        let allocation = unsafe { alloc_zeroed(layout) };
-        let allocation = NonNull::new(allocation).unwrap_or_else(|| handle_alloc_error(layout));
-        let before = allocation.align_offset(BLOCK_BYTES);
-        assert!(before <= BLOCK_BYTES, "there is a boundary within a block");
-        // SAFETY: at most one block into an allocation of more than one.
-        let start = unsafe { allocation.add(before) };
-        Raw { allocation, start }
-    }
-
-    /// # Safety
-    /// `new` gave it for this capacity, and nobody uses it any more.
-    unsafe fn free(self, capacity: usize) {
-        // SAFETY: allocated in `new` with this layout; the caller has it alone.
-        unsafe { dealloc(self.allocation.as_ptr(), Raw::layout(capacity)) };
-    }
-}
-
-/// An aligned, initialised allocation that nobody else has.
-struct Block {
-    raw: Raw,
-    capacity: usize,
-}
-
-// SAFETY: a Block is a plain owned allocation; nothing ties it to the thread that made it.
-unsafe impl Send for Block {}
-// SAFETY: a shared Block is only read, through `Buf`, over bytes that no writer touches any more.
-unsafe impl Sync for Block {}
-
-impl Block {
-    fn new(at_least: usize) -> Block {
-        let capacity = at_least.max(1).next_multiple_of(BLOCK_BYTES);
-        let pooled = class_of(capacity).and_then(|class| {
-            POOL.try_with(|pool| pool.borrow_mut().0[class].pop())
-                .ok()
-                .flatten()
-        });
-        let raw = pooled.unwrap_or_else(|| Raw::new(capacity));
-        Block { raw, capacity }
-    }
-}
-
-impl Drop for Block {
-    fn drop(&mut self) {
-        let keep = |class: usize| {
-            POOL.try_with(|pool| {
-                let free = &mut pool.borrow_mut().0[class];
-                let room = free.len() < POOLED[class].1;
-                if room {
-                    free.push(self.raw);
-                }
-                room
-            })
-        };
-        if class_of(self.capacity).is_some_and(|class| keep(class).unwrap_or(false)) {
-            return;
-        }
-        // SAFETY: made for this capacity, and handed on to nobody.
-        unsafe { self.raw.free(self.capacity) };
-    }
-}
-
-fn class_of(capacity: usize) -> Option<usize> {
-    POOLED.iter().position(|(size, _)| *size == capacity)
-}
 
 /// What a [`Buf`] keeps alive.
 enum Memory {
@@ -134,7 +29,7 @@ enum Memory {
 impl Memory {
     fn start(&self) -> *const u8 {
         match self {
-            Memory::Block(block) => block.raw.start.as_ptr(),
+            Memory::Block(block) => block.start(),
             Memory::Vec(bytes) => bytes.as_ptr(),
         }
     }
@@ -153,7 +48,7 @@ impl BufMut {
     /// Room for at least `capacity` bytes, rounded up to whole blocks, starting on a block boundary.
     pub fn with_capacity(capacity: usize) -> BufMut {
         let block = Block::new(capacity);
-        let capacity = block.capacity;
+        let capacity = block.capacity();
         BufMut {
             memory: Arc::new(Memory::Block(block)),
             start: 0,
@@ -313,7 +208,7 @@ impl Buf {
     /// Bytes of the whole allocation that this view keeps alive.
     pub fn backing_capacity(&self) -> usize {
         match &*self.memory {
-            Memory::Block(block) => block.capacity,
+            Memory::Block(block) => block.capacity(),
             Memory::Vec(bytes) => bytes.capacity(),
         }
     }

@@ -6,7 +6,7 @@
 //! | [`now`], [`wall_ms`], [`sleep`], [`timeout`] | clocks and timers |
 //! | [`rng_u64`] | random numbers that are not keys |
 //! | [`sync`] | waiting for each other on one core |
-//! | [`Buf`], [`BufMut`] | memory for bytes on their way |
+//! | [`Buf`], [`BufMut`], [`stock_log_memory`] | memory for bytes on their way |
 //! | [`File`], [`disk`] | files, through the core's own `io_uring` |
 //! | [`Listener`], [`Stream`] | TCP |
 //! | [`Mesh`], [`CoreId`] | requests and replies between cores |
@@ -51,7 +51,9 @@ mod time;
 mod timers;
 mod uring;
 
-pub use buffer::{BLOCK_BYTES, Buf, BufMut};
+pub use buffer::{
+    BLOCK_BYTES, Buf, BufMut, LOG_PIECE_BYTES, log_memory_is_short, stock_log_memory,
+};
 pub use dir_lock::{DirLock, LockError};
 pub use disk::{DiskError, File, OpenOptions};
 pub use memory::memory_bytes;

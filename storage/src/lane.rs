@@ -1,8 +1,8 @@
 //! A lane: one directory with one WAL, its memtables and its tables, on one core.
 //!
 //! Calls are synchronous where they only touch memory (append, look-ups, reads of what is in
-//! memory) and async where they wait for the disk. Four tasks run behind them. Two are in
-//! `commit`: one moves WAL commits to disk, one keeps WAL files ready. `keep` does one thing at a
+//! memory) and async where they wait for the disk. Five tasks run behind them. Three are in
+//! `commit`: one moves WAL commits to disk, one keeps WAL files ready, one memory. `keep` does one thing at a
 //! time, in this order: `flush` turns frozen memtables into tables, `collect` frees what nobody needs
 //! any more, then `clean`, which compacts partitions by key, and `merge`, which writes tables anew,
 //! take turns. `scrub` verifies tables.
@@ -70,6 +70,8 @@ pub struct Lane {
     wal_ready: Notify,
     /// Wakes the task that makes WAL files ready.
     prepare_wake: Notify,
+    /// Wakes the task that has log memory ready.
+    memory_wake: Notify,
     /// Wakes the flusher: a memtable froze, a table died, or the lane closes.
     keeper_wake: Notify,
     /// Wakes the scrub: the lane closes.
@@ -99,6 +101,10 @@ impl Lane {
                 commit::write_commits(Rc::clone(self), observer),
             ),
             spawn_in(Queue::Background, commit::keep_files_ready(Rc::clone(self))),
+            spawn_in(
+                Queue::Background,
+                commit::keep_memory_ready(Rc::clone(self)),
+            ),
             spawn_in(Queue::Background, keep::keep(Rc::clone(self))),
         ];
         if let Some(pace) = self.state.borrow().config.scrub_pace() {
@@ -412,6 +418,7 @@ impl Lane {
             &self.wal_wake,
             &self.wal_ready,
             &self.prepare_wake,
+            &self.memory_wake,
             &self.keeper_wake,
             &self.scrub_wake,
             &self.durable_wake,

@@ -3,13 +3,18 @@
 
 use std::rc::Rc;
 
-use streambus_shards::{DiskError, File, now, planted, sleep};
+use streambus_shards::{
+    DiskError, File, log_memory_is_short, now, planted, sleep, stock_log_memory,
+};
 
 use super::Lane;
 use super::state::QueuedCommit;
 use crate::config::SyncMode;
 use crate::error::StorageError;
 use crate::observer::{CommitMeasured, LaneObserver};
+
+/// Pieces of log memory that stand ready on a core: what a fast disk takes in some milliseconds.
+const READY_PIECES: usize = 16;
 
 /// The WAL writer. Ends when the lane is closed and everything is written, or when it stopped. Until then it
 /// keeps the owner, who is told of each commit and asked at each freeze.
@@ -76,6 +81,9 @@ impl Lane {
             self.keeper_wake.notify_one(); // It waits for its memtable to be durable.
         }
         self.prepare_wake.notify_one();
+        if log_memory_is_short(READY_PIECES) {
+            self.memory_wake.notify_one();
+        }
     }
 
     /// The file of `epoch`, when it is ready; `None` if the lane stops before.
@@ -140,6 +148,14 @@ pub(super) async fn keep_files_ready(lane: Rc<Lane>) {
             lane.fail(&error);
             return;
         }
+    }
+}
+
+/// Has memory for the next commits ready, so that an append need not wait until the kernel has found some.
+pub(super) async fn keep_memory_ready(lane: Rc<Lane>) {
+    while !lane.is_ending() {
+        stock_log_memory(READY_PIECES).await;
+        lane.memory_wake.notified().await;
     }
 }
 

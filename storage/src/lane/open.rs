@@ -587,6 +587,7 @@ impl Opening {
             wal_wake: Notify::new(),
             wal_ready: Notify::new(),
             prepare_wake: Notify::new(),
+            memory_wake: Notify::new(),
             keeper_wake: Notify::new(),
             scrub_wake: Notify::new(),
             durable_wake: Notify::new(),

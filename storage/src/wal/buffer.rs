@@ -10,7 +10,7 @@
 use std::ops::Range;
 
 use streambus_proto::ids::{LeaderEpoch, Offset};
-use streambus_shards::{Buf, BufMut};
+use streambus_shards::{Buf, BufMut, LOG_PIECE_BYTES};
 
 use super::WalPlace;
 use super::record::{
@@ -20,8 +20,8 @@ use super::record::{
 use crate::batch::{BatchInfo, place_batch};
 use crate::key::PartitionKey;
 
-/// Memory is taken in pieces of this size: the largest class that the buffer pool keeps.
-pub(crate) const CHUNK_BYTES: usize = 1 << 20;
+/// Memory is taken in pieces of this size.
+pub(crate) const CHUNK_BYTES: usize = LOG_PIECE_BYTES;
 
 /// A chunk with less room than this begins no further commit: better to give up a sixteenth of it
 /// than to sync a commit of a few records because the chunk ends.
