@@ -174,30 +174,36 @@ impl Shard {
         for one in pending {
             outcomes.push(match one {
                 Pending::Settled(outcome) => outcome,
-                Pending::Committing { key, end, appended } => self
-                    .reached(key, end)
-                    .await
-                    .map(|()| appended)
-                    .map_err(AppendRefusal::from),
+                Pending::Committing { key, end, appended } => {
+                    self.reached(key, end).await.map(|()| appended)
+                }
             });
         }
         outcomes
     }
 
-    /// Waits for a partition's high watermark to reach `end`.
-    async fn reached(&self, key: PartitionKey, end: Offset) -> Result<(), ErrorCode> {
+    /// Waits for a partition's high watermark to reach `end`, unless that may take as long as the disk is full.
+    async fn reached(&self, key: PartitionKey, end: Offset) -> Result<(), AppendRefusal> {
         loop {
             let committed = self.commits.notified();
             match self.partitions.borrow().get(&key) {
                 Some(led) if led.partition.high_watermark() >= end => return Ok(()),
-                Some(_) if self.has_failed() => return Err(ErrorCode::KafkaStorageError),
+                Some(_) if self.has_failed() => return Err(ErrorCode::KafkaStorageError.into()),
+                // Both may be committed later: a client must take that for unknown.
+                Some(led) if led.lane.is_starved() => return Err(starved()),
                 Some(_) => {}
                 // Deleted meanwhile.
-                None => return Err(ErrorCode::UnknownTopicOrPartition),
+                None => return Err(ErrorCode::UnknownTopicOrPartition.into()),
             }
             committed.await;
         }
     }
+}
+
+/// What a batch is told that is in the log, in memory, while the disk has no space to write it to.
+fn starved() -> AppendRefusal {
+    let message = "the disk has no space for the log file that this batch is to be written to; it may be committed when there is: make room, and send it again";
+    AppendRefusal::new(ErrorCode::KafkaStorageError, message.to_owned())
 }
 
 /// Stamps what the topic asks for and appends.

@@ -471,6 +471,10 @@ impl LaneObserver for Shard {
         self.commits.notify_all();
     }
 
+    fn starved(&self) {
+        self.commits.notify_all();
+    }
+
     fn measured(&self, commit: CommitMeasured) {
         self.metrics.wal.sync_ns.record(nanos(commit.sync));
         self.metrics.wal.commit_bytes.record(commit.bytes as u64);

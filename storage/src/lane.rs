@@ -150,6 +150,21 @@ impl Lane {
             .await;
     }
 
+    /// Whether what is appended and not durable yet waits for space: the next commit needs a log file, and there is
+    /// none to be had. It may become durable all the same, when there is space. The owner is told
+    /// ([`LaneObserver::starved`]).
+    pub fn is_starved(&self) -> bool {
+        let state = self.state.borrow();
+        state.no_space && state.file_awaited.is_some()
+    }
+
+    /// Tells the owner if commits wait for space.
+    fn tell_if_starved(&self) {
+        if let Some(observer) = self.observer().filter(|_| self.is_starved()) {
+            observer.starved();
+        }
+    }
+
     /// Resolves when the state is as `wanted`, which [`Lane::writable_wake`] tells, or the lane has stopped.
     async fn turned(&self, wanted: impl Fn(&State) -> bool) {
         loop {

@@ -31,6 +31,9 @@ pub trait LaneObserver {
     /// The lane has stopped: a write or a sync failed, and no retry can be trusted.
     fn failed(&self, error: &StorageError);
 
+    /// Commits wait for a log file that there is no space for: see [`Lane::is_starved`](crate::Lane::is_starved).
+    fn starved(&self) {}
+
     /// A commit was synced.
     fn measured(&self, commit: CommitMeasured) {
         let _ = commit;

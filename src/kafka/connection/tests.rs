@@ -7,13 +7,14 @@ use std::sync::Arc;
 use streambus_client::request::encode;
 use streambus_ops::{CoreMetrics, Registry};
 use streambus_proto::error_code::ErrorCode;
+use streambus_proto::ids::Offset;
 use streambus_proto::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use streambus_proto::messages::{Message, ProduceRequest, ProduceResponse};
 use streambus_proto::records::{BatchBuilder, Codec, NewRecord};
 use streambus_proto::wire::{Reader, Records};
 use streambus_shards::sim::{DiskFaults, Simulation, run};
 use streambus_shards::{Listener, mesh_seeds, sleep, wall_ms};
-use streambus_storage::Lane;
+use streambus_storage::{Lane, PartitionKey};
 
 use super::*;
 use crate::config::{Advertise, Config};
@@ -170,16 +171,12 @@ async fn full_and_without_space(disk: DiskFaults, address: SocketAddr) {
     assert_eq!(now_appended, appended, "all wait for the same room");
     disk.set_capacity("/data", Some(disk.used_bytes()));
     disk.slow("/data", 1);
-    until("some are refused, and nobody is left in line", || {
-        answers.borrow().contains(&ErrorCode::KafkaStorageError) && lane.line().is_empty()
+    until("everybody is answered, and nobody is left in line", || {
+        answers.borrow().len() == ASKERS && lane.line().is_empty()
     })
     .await;
     disk.set_capacity("/data", None);
-    // What came into the log before waited for a file to be committed in.
-    until("everybody is answered in the end", || {
-        answers.borrow().len() == ASKERS
-    })
-    .await;
+    assert!(answers.borrow().contains(&ErrorCode::KafkaStorageError));
     let known = [ErrorCode::None, ErrorCode::KafkaStorageError];
     assert!(answers.borrow().iter().all(|code| known.contains(code)));
     answers.borrow_mut().clear();
@@ -197,22 +194,71 @@ async fn full_and_without_space(disk: DiskFaults, address: SocketAddr) {
     );
 }
 
-#[test]
-fn requests_in_line_for_a_full_lane_are_counted_and_are_answered_when_there_is_no_space() {
-    // Proves that a request counts as in flight while its batch waits for a full lane, that on a full disk the
-    // wait ends with KAFKA_STORAGE_ERROR, and that batches are taken again once there is space.
+/// Runs `body` on a host whose disk and address it gets.
+fn simulated<F: Future<Output = ()> + 'static>(body: fn(DiskFaults, SocketAddr) -> F) {
     for seed in 0..5 {
-        let report = run(Simulation::new(seed), |world| async move {
+        let report = run(Simulation::new(seed), move |world| async move {
             let host = world.add_host(IpAddr::from([10, 0, 0, 1]));
             let address = SocketAddr::new(world.address(host), 9_092);
             let disk = world.disk(host);
             disk.create_dir_all("/data");
             world.boot(host);
-            let body = full_and_without_space(disk, address);
-            world.spawn_on(host, body).await;
+            world.spawn_on(host, body(disk, address)).await;
         });
         if let Err(failure) = report.result {
             panic!("seed {seed}: {failure}\n{:#?}", report.notes);
         }
     }
+}
+
+#[test]
+fn requests_in_line_for_a_full_lane_are_counted_and_are_answered_when_there_is_no_space() {
+    // Proves that a request counts as in flight while its batch waits for a full lane, that on a full disk the
+    // wait ends with KAFKA_STORAGE_ERROR, and that batches are taken again once there is space.
+    simulated(full_and_without_space);
+}
+
+async fn without_a_file(disk: DiskFaults, address: SocketAddr) {
+    let (broker, lane) = serving(address).await;
+    let topic = broker.shard.image(|image| image.topic(TOPIC).unwrap().id);
+    let rows = PartitionKey { topic, index: 0 };
+    disk.set_capacity("/data", Some(disk.used_bytes()));
+    let stream = Stream::connect(address).await.unwrap();
+    let answer = || timeout(PATIENCE, produced(&stream));
+    let mut taken = 0;
+    loop {
+        match answer().await.expect("each batch is answered") {
+            ErrorCode::None => taken += 1,
+            refused => break assert_eq!(refused, ErrorCode::KafkaStorageError),
+        }
+    }
+    assert!(
+        taken > 5,
+        "{taken} batches of 20 KB fill the files there are"
+    );
+    assert!(lane.is_starved());
+    let end = lane.log_end(rows).unwrap();
+    assert_eq!(
+        end,
+        Offset(taken + 1),
+        "the one that was refused is in the log"
+    );
+    assert_eq!(lane.durable_end(rows), Some(Offset(taken)));
+    // The next one is answered too, in the log or not.
+    let refused = answer().await.expect("each batch is answered");
+    assert_eq!(refused, ErrorCode::KafkaStorageError);
+    disk.set_capacity("/data", None);
+    until(
+        "what was in the log is committed when there is space",
+        || lane.durable_end(rows) >= Some(end) && !lane.is_starved(),
+    )
+    .await;
+    assert_eq!(answer().await.expect("an answer"), ErrorCode::None);
+}
+
+#[test]
+fn a_batch_in_the_log_is_told_that_there_is_no_space_for_its_file() {
+    // Proves that a batch which was taken into the log, and whose commit needs a log file that there is no space
+    // for, is answered with KAFKA_STORAGE_ERROR and not left waiting, and is committed once there is space.
+    simulated(without_a_file);
 }

@@ -92,9 +92,16 @@ impl Lane {
             if self.is_stopped() {
                 return None;
             }
-            if let Some(file) = self.state.borrow().wal.get(&epoch) {
-                return Some(Rc::clone(file));
+            let file = {
+                let mut state = self.state.borrow_mut();
+                let file = state.wal.get(&epoch).map(Rc::clone);
+                state.file_awaited = file.is_none().then_some(epoch);
+                file
+            };
+            if file.is_some() {
+                return file;
             }
+            self.tell_if_starved();
             self.prepare_wake.notify_one();
             self.wal_ready.notified().await;
         }
@@ -223,6 +230,7 @@ impl Lane {
         if turned {
             tracing::warn!(dir = %self.dir.display(), %error, "waiting for space");
             self.writable_wake.notify_all();
+            self.tell_if_starved();
         }
         sleep(retry).await;
     }

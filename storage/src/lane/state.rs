@@ -125,6 +125,8 @@ pub(crate) struct State {
     pub(crate) status: Status,
     /// Something needs space and did not get it; cleared when it did.
     pub(crate) no_space: bool,
+    /// The epoch of the log file that the next commit is to go to, while it waits for that.
+    pub(crate) file_awaited: Option<u64>,
     /// By slot; a dropped partition's slot is empty until no memtable knows it any more.
     pub(crate) partitions: Vec<Option<Box<Partition>>>,
     pub(crate) by_key: PartitionMap<usize>,
@@ -174,6 +176,7 @@ impl State {
             config,
             status: Status::Running,
             no_space: false,
+            file_awaited: None,
             partitions: Vec::new(),
             by_key: PartitionMap::default(),
             free_slots: Vec::new(),
