@@ -135,7 +135,7 @@ async fn read(
     broker: &Rc<Broker>,
     reader: &mut FrameReader,
     view: &View,
-    shared: &Shared,
+    shared: &Rc<Shared>,
 ) -> Ended {
     loop {
         if let Err(ended) = has_room(broker, shared).await {
@@ -150,6 +150,17 @@ async fn read(
         let (answer, answer_bytes) = match dispatch(broker, view, frame).await {
             Ok(Answer::Nothing) => {
                 shared.give_back(charge);
+                continue;
+            }
+            Ok(Answer::Quiet(rest)) => {
+                // A task of its own: it goes on without the connection, and counts until it is done.
+                let shared = Rc::clone(shared);
+                let counted = async move {
+                    rest.await;
+                    shared.give_back(charge);
+                    shared.sent.notify_one();
+                };
+                spawn(counted).detach();
                 continue;
             }
             Ok(Answer::Now(slices)) => {

@@ -49,14 +49,16 @@ pub(super) type Later = Pin<Box<dyn Future<Output = Result<Slices, Refused>>>>;
 pub(super) enum Answer {
     /// The client wants none.
     Nothing,
+    /// The client wants none, and this is still to be done, whether or not it stays.
+    Quiet(Pin<Box<dyn Future<Output = ()>>>),
     /// It is here.
     Now(Slices),
     /// It comes.
     Later(Later),
 }
 
-/// Begins a request. What a produce request carries is in the log, in order, when this returns; anything
-/// else happens when its answer is awaited.
+/// Begins a request. What a produce request carries is in the log, in order, when this returns, or on its way to the
+/// core that has the log; anything else happens when its answer is awaited.
 pub(super) async fn dispatch(
     broker: &Rc<Broker>,
     view: &View,

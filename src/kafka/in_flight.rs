@@ -37,6 +37,12 @@ impl InFlight {
         self.bytes.get() >= self.bytes_max
     }
 
+    /// How many are counted.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.get()
+    }
+
     /// Resolves when something has come back since the call.
     pub(super) fn freed(&self) -> impl Future<Output = ()> {
         self.freed.notified()

@@ -42,17 +42,21 @@ pub(super) async fn produce(
     let acks = request.acks;
     let mut items = Vec::new();
     let topics = places(broker, frame, request, &mut items);
-    let committed = broker.shard.append_anywhere(items).await;
+    let appending = broker.shard.append_anywhere(items).await;
     let appended = now();
     let figures = &broker.shard.metrics().produce;
     figures.parse_ns.record(nanos(appended.since(began)));
     if acks == 0 {
         // Nobody waits for the answer, but the batches are committed all the same.
-        return Ok(Answer::Nothing);
+        return Ok(if appending.leaves_core() {
+            Answer::Quiet(Box::pin(async move { drop(appending.committed().await) }))
+        } else {
+            Answer::Nothing
+        });
     }
     let shard = Rc::clone(&broker.shard);
     Ok(Answer::Later(Box::pin(async move {
-        let outcomes = committed.await;
+        let outcomes = appending.committed().await;
         let durable = now();
         let figures = &shard.metrics().produce;
         // Of the time since the append, what the sync did not take was spent waiting for it to start.

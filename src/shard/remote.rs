@@ -7,7 +7,7 @@ use std::time::Duration;
 use streambus_proto::error_code::ErrorCode;
 use streambus_proto::ids::{LeaderEpoch, Offset};
 use streambus_shards::sync::either;
-use streambus_shards::{CoreId, spawn, spawn_begun};
+use streambus_shards::{CoreId, Task, spawn, spawn_begun};
 use streambus_storage::PartitionKey;
 
 use super::Shard;
@@ -25,6 +25,40 @@ type ByCore<T> = BTreeMap<CoreId, Vec<(usize, T)>>;
 /// How long a wait at another core lasts at most: who asked may be gone, and it does not learn of that. One
 /// who is still there reads again and waits again.
 const REMOTE_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// Batches that were handed in, of this core and of others, each with its place in the request.
+pub struct Appending {
+    shard: Rc<Shard>,
+    count: usize,
+    here: Option<(Vec<usize>, Vec<Pending>)>,
+    elsewhere: Vec<(Vec<usize>, Task<Reply>)>,
+}
+
+impl Appending {
+    /// Whether some go to other cores. They may not have left yet, and don't once this is dropped.
+    pub fn leaves_core(&self) -> bool {
+        !self.elsewhere.is_empty()
+    }
+
+    /// Waits until all are committed, or can't be any more.
+    pub async fn committed(self) -> Vec<AppendOutcome> {
+        let unanswered = || Err(ErrorCode::UnknownServerError.into());
+        let mut outcomes: Vec<AppendOutcome> = (0..self.count).map(|_| unanswered()).collect();
+        let (places, pending) = self.here.unwrap_or_default();
+        for (place, outcome) in places.into_iter().zip(self.shard.committed(pending).await) {
+            outcomes[place] = outcome;
+        }
+        for (places, call) in self.elsewhere {
+            let Reply::Append(replies) = call.await else {
+                continue;
+            };
+            for (place, outcome) in places.into_iter().zip(replies) {
+                outcomes[place] = outcome;
+            }
+        }
+        outcomes
+    }
+}
 
 impl Shard {
     /// The core that owns a partition; this one if nobody does, so that it gives the error.
@@ -50,46 +84,28 @@ impl Shard {
         by_core
     }
 
-    /// Appends batches, wherever their partitions are. They are in the logs, in order, or on their way
-    /// there in order, when this returns; the returned future waits until they are committed.
-    pub async fn append_anywhere(
-        self: &Rc<Self>,
-        items: Vec<AppendItem>,
-    ) -> impl Future<Output = Vec<AppendOutcome>> + 'static {
-        let count = items.len();
-        let mut local = None;
-        let mut elsewhere = Vec::new();
+    /// Appends batches, wherever their partitions are. Those of this core are in the logs, in order, when this returns;
+    /// the others are on their way there in order.
+    pub async fn append_anywhere(self: &Rc<Self>, items: Vec<AppendItem>) -> Appending {
+        let mut appending = Appending {
+            shard: Rc::clone(self),
+            count: items.len(),
+            here: None,
+            elsewhere: Vec::new(),
+        };
         for (core, group) in self.split(items, |item| item.key) {
             let (places, items): (Vec<usize>, Vec<AppendItem>) = group.into_iter().unzip();
             if core == self.core() {
-                local = Some((places, self.append_counted(&items).await));
+                appending.here = Some((places, self.append_counted(&items).await));
             } else {
                 let shard = Rc::clone(self);
                 // Begun here, so that the request leaves in the connection's order.
                 let call =
                     spawn_begun(async move { shard.mesh.call(core, Op::Append(items)).await });
-                elsewhere.push((places, call));
+                appending.elsewhere.push((places, call));
             }
         }
-        let shard = Rc::clone(self);
-        async move {
-            let mut outcomes: Vec<AppendOutcome> = (0..count)
-                .map(|_| Err(ErrorCode::UnknownServerError.into()))
-                .collect();
-            let (places, pending): (Vec<usize>, Vec<Pending>) = local.unwrap_or_default();
-            for (place, outcome) in places.into_iter().zip(shard.committed(pending).await) {
-                outcomes[place] = outcome;
-            }
-            for (places, call) in elsewhere {
-                let Reply::Append(replies) = call.await else {
-                    continue;
-                };
-                for (place, outcome) in places.into_iter().zip(replies) {
-                    outcomes[place] = outcome;
-                }
-            }
-            outcomes
-        }
+        appending
     }
 
     /// Appends to this core's lanes, and counts what they took: no refusal, and no duplicate.

@@ -13,13 +13,14 @@ use streambus_proto::messages::{Message, ProduceRequest, ProduceResponse};
 use streambus_proto::records::{BatchBuilder, Codec, NewRecord};
 use streambus_proto::wire::{Reader, Records};
 use streambus_shards::sim::{DiskFaults, Simulation, run};
-use streambus_shards::{Listener, mesh_seeds, sleep, wall_ms};
+use streambus_shards::{Listener, MeshSeed, mesh_seeds, sleep, wall_ms};
 use streambus_storage::{Lane, PartitionKey};
 
 use super::*;
 use crate::config::{Advertise, Config};
 use crate::kafka::{ConnectionLimits, ListenerPlan, accept};
-use crate::metadata::NodeId;
+use crate::metadata::{Image, NodeId};
+use crate::shard::op::{Op, Reply};
 use crate::shard::{OpenedLane, Shard};
 
 const TOPIC: &str = "rows";
@@ -61,28 +62,49 @@ fn produce(acks: i16) -> Vec<u8> {
     outgoing.bytes
 }
 
-/// A core with one lane of few files. Its connections may hold two requests.
-async fn serving(address: SocketAddr) -> (Rc<Broker>, Rc<Lane>) {
+/// Settings for lanes of few files.
+fn config() -> Config {
     let mut config = Config::default();
     config.storage.wal_file_bytes = 256 << 10;
     config.storage.wal_files_max = 6;
     config.storage.memtable_bytes = 256 << 10;
     config.storage.memtables_kept_bytes = Some(0);
     config.storage.commit_bytes_max = 128 << 10;
-    config.limits.in_flight_bytes_per_core_max = 2 * (produce(1).len() - LENGTH_BYTES);
-    let image = crate::kafka::test_host::image(&[(TOPIC, 1)]);
-    let topic = image.topic(TOPIC).unwrap();
-    let number = topic.partition(0).unwrap().lane;
+    config
+}
+
+fn image() -> Image {
+    crate::kafka::test_host::image(&[(TOPIC, 1)])
+}
+
+/// The lane of the topic's partition.
+async fn lane_of_topic(config: &Config) -> OpenedLane {
+    let number = image().topic(TOPIC).unwrap().partition(0).unwrap().lane;
     let opened = Lane::open(Path::new("/data/lane"), config.storage.lane()).await;
     let (lane, recovery) = opened.unwrap();
-    let opened = OpenedLane {
+    OpenedLane {
         number,
-        lane: Rc::clone(&lane),
+        lane,
         partitions: recovery.partitions,
-    };
-    let mesh = mesh_seeds(1).remove(0).grow();
+    }
+}
+
+fn shard(mesh: MeshSeed<Op, Reply>, lanes: Vec<OpenedLane>) -> Rc<Shard> {
     let metrics = Rc::new(CoreMetrics::new(&Registry::new(), 0));
-    let shard = Shard::new(mesh, image, vec![opened], None, metrics);
+    Shard::new(mesh.grow(), image(), lanes, None, metrics)
+}
+
+/// A core with one lane. Its connections may hold two requests.
+async fn serving(address: SocketAddr) -> (Rc<Broker>, Rc<Lane>) {
+    let mut config = config();
+    config.limits.in_flight_bytes_per_core_max = 2 * (produce(1).len() - LENGTH_BYTES);
+    let opened = lane_of_topic(&config).await;
+    let lane = Rc::clone(&opened.lane);
+    let shard = shard(mesh_seeds(1).remove(0), vec![opened]);
+    (accepting(shard, config, address), lane)
+}
+
+fn accepting(shard: Rc<Shard>, config: Config, address: SocketAddr) -> Rc<Broker> {
     let broker = Broker::new(
         shard,
         Arc::new(config),
@@ -101,7 +123,7 @@ async fn serving(address: SocketAddr) -> (Rc<Broker>, Rc<Lane>) {
     });
     let listener = Listener::bind(address, false).unwrap();
     spawn(accept(Rc::clone(&broker), listener, plan)).detach();
-    (broker, lane)
+    broker
 }
 
 /// Produces for ever and wants no answers.
@@ -261,4 +283,49 @@ fn a_batch_in_the_log_is_told_that_there_is_no_space_for_its_file() {
     // Proves that a batch which was taken into the log, and whose commit needs a log file that there is no space
     // for, is answered with KAFKA_STORAGE_ERROR and not left waiting, and is committed once there is space.
     simulated(without_a_file);
+}
+
+/// More than one core may have under way to another.
+const UNANSWERED: usize = 600;
+
+async fn for_another_core(_: DiskFaults, address: SocketAddr) {
+    let mut config = config();
+    let request_bytes = produce(0).len() - LENGTH_BYTES;
+    config.limits.in_flight_bytes_per_core_max = 2 * UNANSWERED * request_bytes;
+    config.limits.in_flight_bytes_per_connection_max = 2 * UNANSWERED * request_bytes;
+    let opened = lane_of_topic(&config).await;
+    let lane = Rc::clone(&opened.lane);
+    let owner = usize::from(opened.number) % 2;
+    let mut seeds = mesh_seeds(2);
+    let (owner_seed, other_seed) = (seeds.remove(owner), seeds.remove(0));
+    let owner = shard(owner_seed, vec![opened]);
+    let other = shard(other_seed, Vec::new());
+    let broker = accepting(Rc::clone(&other), config, address);
+    // The owning core does not come to look at its mesh.
+    let stream = Stream::connect(address).await.unwrap();
+    for _ in 0..UNANSWERED {
+        stream.write_all(&[Buf::from(produce(0))]).await.unwrap();
+    }
+    let all_count = || broker.in_flight.bytes() == UNANSWERED * request_bytes;
+    until("all are counted", all_count).await;
+    drop(stream);
+    until("the connection is gone", || broker.open.get() == 0).await;
+    assert!(all_count(), "they count all the same");
+    for shard in [&owner, &other] {
+        spawn(Rc::clone(shard).serve_mesh()).detach();
+    }
+    let topic = owner.image(|image| image.topic(TOPIC).unwrap().id);
+    let end = || lane.log_end(PartitionKey { topic, index: 0 });
+    until("every batch is in the log", || {
+        end() == Some(Offset(UNANSWERED.try_into().unwrap()))
+    })
+    .await;
+    until("nothing counts any more", || broker.in_flight.bytes() == 0).await;
+}
+
+#[test]
+fn batches_for_another_core_that_nobody_waits_for_find_their_place_there() {
+    // Proves that with acks=0 a batch for a core whose mesh is full counts as under way until it is there, and is
+    // there in the end though its connection is gone.
+    simulated(for_another_core);
 }
