@@ -128,6 +128,12 @@ pub(crate) enum FaultKind {
     Rot,
     /// A sector lies over another.
     Misplace,
+    /// A sector can't be read.
+    Unreadable,
+    /// Files are not opened, removed or renamed for a while.
+    FailNames,
+    /// A sync finds no space.
+    SyncNoSpace,
 }
 
 /// Every kind that a healthy disk meets.
@@ -159,6 +165,19 @@ const DECAY_ONE_OF: u64 = 5;
 /// Whether the disk of a seed decays.
 pub(crate) fn decays(seed: u64) -> bool {
     seed % DECAY_ONE_OF == 3
+}
+
+/// What a disk without a good answer does: it gives bytes to nobody, for good or for a while, or has no space for
+/// what it took.
+const REFUSAL: [FaultKind; 3] = [
+    FaultKind::Unreadable,
+    FaultKind::FailNames,
+    FaultKind::SyncNoSpace,
+];
+
+/// Whether the disk of a seed refuses; by its number too.
+fn refuses(seed: u64) -> bool {
+    seed % DECAY_ONE_OF == 1
 }
 
 /// Everything that one seed draws before it begins.
@@ -275,6 +294,9 @@ fn fault_mix(seed: u64, faults: &Dice) -> FaultMix {
     let mut kinds: Vec<FaultKind> = drawn.collect();
     if decays(seed) {
         kinds.extend(DECAY);
+    }
+    if refuses(seed) {
+        kinds.extend(REFUSAL);
     }
     FaultMix {
         kinds,

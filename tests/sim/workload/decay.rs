@@ -28,6 +28,8 @@ pub(super) fn happen(scene: &Scene, kind: FaultKind) {
     if kind == FaultKind::Misplace {
         let (from, at) = sector_of_table(scene, &places).unwrap_or((path.clone(), 0));
         disk.misplace((&from, at), (&path, sector));
+    } else if kind == FaultKind::Unreadable {
+        disk.lose_sector(&path, sector);
     } else {
         let byte = scene.trouble.between(0, SECTOR_BYTES - 1);
         disk.rot(&path, sector + byte);

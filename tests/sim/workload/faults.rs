@@ -1,10 +1,11 @@
 //! What goes wrong while clients work, drawn one by one; and somebody who starts the node again.
 
 use std::cell::RefCell;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use streambus_shards::sim::Kill;
+use streambus_shards::sim::{DiskFaults, Kill};
 use streambus_shards::{Task, now, sleep, spawn, timeout};
 
 use super::{Scene, decay};
@@ -110,18 +111,9 @@ async fn happen(scene: &Rc<Scene>, kind: FaultKind, passing: &Passing) {
             }
         }
         FaultKind::FailSync => disk.fail_syncs(&under, 1),
-        FaultKind::FailWrites => {
-            disk.fail_writes(&under, 200_000);
-            passing.undo_after(scene, move |scene| {
-                scene.world.disk(scene.node.host()).fail_writes(&under, 0);
-            });
-        }
-        FaultKind::FailReads => {
-            disk.fail_reads(&under, 200_000);
-            passing.undo_after(scene, move |scene| {
-                scene.world.disk(scene.node.host()).fail_reads(&under, 0);
-            });
-        }
+        FaultKind::FailWrites => often(scene, passing, under, DiskFaults::fail_writes),
+        FaultKind::FailReads => often(scene, passing, under, DiskFaults::fail_reads),
+        FaultKind::FailNames => often(scene, passing, under, DiskFaults::fail_names),
         FaultKind::NoSpace => {
             let room = disk.used_bytes() + scene.trouble.between(0, 2 * MIN_FREE_BYTES);
             disk.set_capacity("/", Some(room));
@@ -141,7 +133,8 @@ async fn happen(scene: &Rc<Scene>, kind: FaultKind, passing: &Passing) {
             world.stall(host, core, scene.trouble.time(1, 2_500));
         }
         FaultKind::Clock => world.skew_wall_clock(host, clock_jump_ms(scene)),
-        FaultKind::Rot | FaultKind::Misplace => {
+        FaultKind::SyncNoSpace => disk.refuse_syncs(&under, 1),
+        FaultKind::Rot | FaultKind::Misplace | FaultKind::Unreadable => {
             decay::happen(scene, kind);
             passing.undo_after(scene, decay::mend);
         }
@@ -151,6 +144,19 @@ async fn happen(scene: &Rc<Scene>, kind: FaultKind, passing: &Passing) {
         | FaultKind::Loss
         | FaultKind::TinyChunks => network(scene, kind, passing),
     }
+}
+
+/// Has one operation in five fail for a while.
+fn often(
+    scene: &Rc<Scene>,
+    passing: &Passing,
+    under: PathBuf,
+    fail: fn(&DiskFaults, PathBuf, u32),
+) {
+    fail(&scene.world.disk(scene.node.host()), under.clone(), 200_000);
+    passing.undo_after(scene, move |scene| {
+        fail(&scene.world.disk(scene.node.host()), under, 0);
+    });
 }
 
 fn clock_jump_ms(scene: &Scene) -> i64 {

@@ -9,6 +9,10 @@ use super::Draw;
 pub(crate) enum Fault {
     /// A sync reports an error, and what it covered is not durable.
     FailSync,
+    /// A sync finds no space for what it covers, which is not durable.
+    SyncNoSpace,
+    /// Opening, removing, renaming or reserving reports an error and does nothing.
+    FailName,
     /// A write reports an error; a part of it may have happened.
     FailWrite,
     /// A read reports an error.

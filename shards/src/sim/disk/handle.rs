@@ -40,6 +40,33 @@ impl DiskFaults {
         self.set(under, Fault::FailSync, Often::Next(count));
     }
 
+    /// As [`fail_syncs`](Self::fail_syncs), but with `ENOSPC`: a file system that gives space only when it writes, as
+    /// over a network or within a quota. Not for writes that are durable by themselves.
+    pub fn refuse_syncs(&self, under: impl AsRef<Path>, count: u64) {
+        self.set(under, Fault::SyncNoSpace, Often::Next(count));
+    }
+
+    /// Has files not be opened, removed, renamed or made longer, but end with `EIO`, so many of a million.
+    pub fn fail_names(&self, under: impl AsRef<Path>, per_million: u32) {
+        self.set(under, Fault::FailName, Often::PerMillion(per_million));
+    }
+
+    /// Has reads of the sector at `position` of a file fail with `EIO`, until it is written over or
+    /// [mended](Self::mend). Returns whether the file is that long.
+    pub fn lose_sector(&self, path: impl AsRef<Path>, position: u64) -> bool {
+        let path = path.as_ref();
+        let lost = self.with(|disk| disk.lose_sector(path, position));
+        let lost = lost.unwrap_or(false);
+        if lost {
+            let at = position - position % SECTOR_BYTES as u64;
+            self.note(&format!(
+                "the sector at {at} of {} can't be read",
+                path.display()
+            ));
+        }
+        lost
+    }
+
     /// Has writes fail with `EIO`, so many of a million. A front of the bytes may be written all the same.
     pub fn fail_writes(&self, under: impl AsRef<Path>, per_million: u32) {
         self.set(under, Fault::FailWrite, Often::PerMillion(per_million));
@@ -129,7 +156,7 @@ impl DiskFaults {
         misplaced
     }
 
-    /// Puts back what [`rot`](Self::rot) and [`misplace`](Self::misplace) damaged and nobody has written over
+    /// Puts back what [`rot`](Self::rot), [`misplace`](Self::misplace) and [`lose_sector`](Self::lose_sector) damaged and nobody has written over
     /// since, as an operator would from a good copy. Returns how many sectors.
     pub fn mend(&self) -> usize {
         let mended = self.with(Disk::mend);

@@ -1,6 +1,6 @@
 //! What a process may have under way on its host's disk, and what each comes to, faults included. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -101,6 +101,8 @@ pub(crate) struct Disk {
     pub(crate) locks: BTreeMap<NodeId, u32>,
     /// Sectors that were damaged: which file, where, and what puts them back.
     pub(crate) damaged: Vec<(NodeId, u64, [Damage; 2])>,
+    /// Sectors that can't be read: which file, and where.
+    unreadable: BTreeSet<(NodeId, u64)>,
     /// Faults that struck and are not in the world's record yet.
     pub(crate) notes: Vec<String>,
 }
@@ -125,14 +127,27 @@ impl Disk {
         Ok(there)
     }
 
+    /// Has the sector at `position` of a file not be readable until it is written over, or mended. Returns whether the
+    /// file is that long.
+    pub(crate) fn lose_sector(&mut self, path: &Path, position: u64) -> io::Result<bool> {
+        let node = self.files.find(path)?;
+        let there = position < self.files.len(node)?;
+        if there {
+            let sector = position - position % SECTOR_BYTES as u64;
+            self.unreadable.insert((node, sector));
+        }
+        Ok(there)
+    }
+
     /// Puts damaged sectors back that nothing was written over since, the latest first. Returns how many.
     pub(crate) fn mend(&mut self) -> usize {
+        let lost = std::mem::take(&mut self.unreadable).len();
         let damaged = std::mem::take(&mut self.damaged).into_iter().rev();
         let mended = damaged.filter(|(node, position, damage)| {
             let content = self.files.content_mut(*node);
             content.is_ok_and(|content| content.mend(*position, damage))
         });
-        mended.count()
+        lost + mended.count()
     }
 
     /// The path by which faults know an operation.
@@ -161,6 +176,23 @@ impl Disk {
         strikes
     }
 
+    /// Whether a name operation fails.
+    fn fails_name(&mut self, path: &Path, draw: Draw<'_>) -> io::Result<()> {
+        if self.strikes(Fault::FailName, path, draw) {
+            return Err(errno(libc::EIO));
+        }
+        Ok(())
+    }
+
+    /// What a sync that fails says.
+    fn fails_sync(&mut self, path: &Path, draw: Draw<'_>) -> Option<io::Error> {
+        if self.strikes(Fault::FailSync, path, draw) {
+            return Some(errno(libc::EIO));
+        }
+        let refused = self.strikes(Fault::SyncNoSpace, path, draw);
+        refused.then(|| errno(libc::ENOSPC))
+    }
+
     /// Carries an operation out.
     pub(crate) fn perform(&mut self, operation: Operation, draw: Draw<'_>) -> io::Result<Outcome> {
         let path = if self.faults.is_empty() {
@@ -170,6 +202,7 @@ impl Disk {
         };
         match operation {
             Operation::Open { path, options } => {
+                self.fails_name(&path, draw)?;
                 self.files.open(&path, options).map(Outcome::Opened)
             }
             Operation::Read {
@@ -183,23 +216,30 @@ impl Disk {
                 bytes,
             } => self.write(&path, &open, position, &bytes, draw),
             Operation::Sync { open, covers } => {
-                let failed = self.strikes(Fault::FailSync, &path, draw);
+                let failed = self.fails_sync(&path, draw);
                 let content = self.files.content_mut(open.node)?;
-                if failed {
+                if let Some(error) = failed {
                     content.fail_sync(&covers);
-                    return Err(errno(libc::EIO));
+                    return Err(error);
                 }
                 content.complete_sync(&covers);
                 Ok(Outcome::Done)
             }
             Operation::Allocate { open, len } => {
+                self.fails_name(&path, draw)?;
                 self.files.allocate(open.node, len).map(|()| Outcome::Done)
             }
-            Operation::Remove { path } => self.files.remove(&path).map(|()| Outcome::Done),
-            Operation::Rename { from, to } => self.files.rename(&from, &to).map(|()| Outcome::Done),
+            Operation::Remove { path } => {
+                self.fails_name(&path, draw)?;
+                self.files.remove(&path).map(|()| Outcome::Done)
+            }
+            Operation::Rename { from, to } => {
+                self.fails_name(&from, draw)?;
+                self.files.rename(&from, &to).map(|()| Outcome::Done)
+            }
             Operation::SyncDir { covers, .. } => {
-                if self.strikes(Fault::FailSync, &path, draw) {
-                    return Err(errno(libc::EIO));
+                if let Some(error) = self.fails_sync(&path, draw) {
+                    return Err(error);
                 }
                 self.files.complete_sync_dir(&covers);
                 Ok(Outcome::Done)
@@ -220,10 +260,28 @@ impl Disk {
             return Err(errno(libc::EIO));
         }
         let mut bytes = self.files.read(open.node, position, len)?;
+        if self.meets_unreadable(open.node, position, bytes.len()) {
+            return Err(errno(libc::EIO));
+        }
         if self.faults.strikes(Fault::ShortRead, path, draw) {
             bytes.truncate(shorter(bytes.len(), open, draw));
         }
         Ok(Outcome::Read(bytes))
+    }
+
+    /// Whether a sector that can't be read lies in a range of a file.
+    fn meets_unreadable(&self, node: NodeId, position: u64, len: usize) -> bool {
+        let sector = position - position % SECTOR_BYTES as u64;
+        let range = (node, sector)..(node, position + len as u64);
+        len > 0 && self.unreadable.range(range).next().is_some()
+    }
+
+    /// Sectors that are written over as wholes can be read again.
+    fn written_over(&mut self, node: NodeId, position: u64, len: usize) {
+        let end = position + len as u64;
+        self.unreadable.retain(|(of, sector)| {
+            *of != node || *sector < position || sector + SECTOR_BYTES as u64 > end
+        });
     }
 
     fn interrupted(&mut self, path: &Path, draw: Draw<'_>) -> io::Result<()> {
@@ -263,6 +321,7 @@ impl Disk {
             len = shorter(len, open, draw);
         }
         let count = self.files.write(open.node, position, &bytes[..len])?;
+        self.written_over(open.node, position, count);
         if open.options.dsync {
             let failed = self.strikes(Fault::FailSync, path, draw);
             let content = self.files.content_mut(open.node)?;

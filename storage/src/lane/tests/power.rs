@@ -124,10 +124,11 @@ async fn work(world: World, lane: Rc<Lane>, logs: Logs) {
             // The broker halts here.
             Err(_) => return std::future::pending().await,
         }
-        if below(30) == 0 {
+        let is_known = logs.borrow().contains_key(&key);
+        if below(30) == 0 && is_known {
             let to = {
                 let mut logs = logs.borrow_mut();
-                let log = logs.get_mut(&key).expect("appended to, or full");
+                let log = logs.get_mut(&key).expect("it is known");
                 let to = log.start_asked + below_i64(&world, log.promised_end - log.start_asked);
                 log.start_asked = to;
                 to
@@ -148,10 +149,12 @@ fn below_i64(world: &World, end: i64) -> i64 {
 
 pub(super) fn one_fault(world: &World, host: HostId) {
     let disk = world.disk(host);
-    match world.below(Stream::Faults, 4) {
+    match world.below(Stream::Faults, 6) {
         0 => disk.fail_syncs("/data", 1),
         1 => disk.fail_writes("/data", 20_000),
         2 => disk.set_capacity("/data", Some(disk.used_bytes() + (64 << 10))),
+        3 => disk.refuse_syncs("/data", 1),
+        4 => disk.fail_names("/data", 200_000),
         _ => disk.slow("/data", 50),
     }
 }
@@ -220,7 +223,8 @@ fn what_was_promised_survives_power_failures_and_kills() {
 
 #[test]
 fn what_was_promised_survives_a_disk_that_goes_wrong() {
-    // Proves the same with failing syncs and writes, a full disk and a slow one before the end of a life.
+    // Proves the same with failing syncs, writes, opens and renames, syncs without space, a full disk and a slow one
+    // before the end of a life.
     over(1_000..1_060, true);
 }
 

@@ -160,6 +160,64 @@ fn faults_strike_below_their_path_and_are_noted() {
 }
 
 #[test]
+fn a_disk_refuses_names_syncs_and_sectors() {
+    // Proves that a name operation which fails does nothing and only below its path, that a sync without space says so,
+    // and that a sector is unreadable until it is written over as a whole, or mended.
+    let report = with_host(4, |world, host| async move {
+        let faults = world.disk(host);
+        faults.create_dir_all("/data/bad");
+        faults.create_dir_all("/data/good");
+        let on_host = world.spawn_on(host, async move {
+            let path = std::path::Path::new("/data/bad/a");
+            let bad = File::open(path, CREATE).await.unwrap();
+            bad.write_at(0, &bytes(1, 4_096)).await.unwrap();
+            faults.refuse_syncs("/data/bad", 1);
+            let refused = bad.datasync().await.unwrap_err();
+            assert!(matches!(refused, DiskError::NoSpace { .. }), "{refused}");
+            bad.datasync().await.unwrap();
+            faults.fail_names("/data/bad", 1_000_000);
+            let elsewhere = std::path::Path::new("/data/good/b");
+            assert!(File::open(path, CREATE).await.is_err());
+            assert!(disk::rename(path, elsewhere).await.is_err());
+            assert!(disk::remove_file(path).await.is_err());
+            assert!(bad.allocate(8_192).await.is_err());
+            assert_eq!(bad.len().unwrap(), 4_096, "nothing was done");
+            File::open(elsewhere, CREATE).await.unwrap();
+            faults.heal();
+            File::open(path, CREATE).await.unwrap();
+            assert!(faults.lose_sector(path, 1_030) && !faults.lose_sector(path, 4_096));
+            assert!(bad.read_at(0, 4_096).await.is_err());
+            for (position, len) in [(0, 1_024), (1_536, 2_560)] {
+                bad.read_at(position, len).await.unwrap();
+            }
+            bad.write_at(1_024, &bytes(1, 500)).await.unwrap();
+            assert!(
+                bad.read_at(1_535, 1).await.is_err(),
+                "a part of it is as it was"
+            );
+            bad.write_at(1_024, &bytes(1, 512)).await.unwrap();
+            bad.read_at(1_535, 1).await.unwrap();
+            assert!(faults.lose_sector(path, 0));
+            assert_eq!(faults.mend(), 1);
+            bad.read_at(0, 4_096).await.unwrap();
+        });
+        on_host.await;
+    });
+    assert_eq!(report.result, Ok(()));
+    let notes: Vec<String> = report.notes.into_iter().map(|(_, note)| note).collect();
+    for expected in [
+        "SyncNoSpace of /data/bad/a",
+        "FailName of /data/bad/a",
+        "the sector at 1024 of /data/bad/a can't be read",
+    ] {
+        assert!(
+            notes.iter().any(|note| note.contains(expected)),
+            "{expected}: {notes:#?}"
+        );
+    }
+}
+
+#[test]
 fn a_misdirected_write_damages_exactly_one_other_place() {
     // Proves that the write is missing where it should be, is elsewhere in the directory, once, and
     // that its writer heard of success.
