@@ -5,6 +5,7 @@ use streambus_shards::{DiskError, disk, planted, yield_if_needed};
 use super::Lane;
 use crate::error::StorageError;
 use crate::names;
+use crate::table::writer::TableWriter;
 
 impl Lane {
     /// Drops the batches in memory that nobody reads any more, while others have their turns.
@@ -14,8 +15,23 @@ impl Lane {
         }
     }
 
+    /// Removes tables that were given up. One whose file can't be removed waits for the next time; returns why the last
+    /// such one can't.
+    pub(super) async fn remove_abandoned(&self) -> Option<StorageError> {
+        let abandoned = std::mem::take(&mut self.state.borrow_mut().abandoned);
+        let mut failed = None;
+        for id in abandoned {
+            if let Err(error) = TableWriter::abandon(&self.dir, id).await {
+                failed = Some(error);
+                self.state.borrow_mut().abandoned.push(id);
+            }
+        }
+        failed
+    }
+
     /// Removes tables that no partition needs; says whether there were any.
     pub(super) async fn collect_dead(&self) -> Result<bool, StorageError> {
+        self.remove_abandoned().await;
         let dead = self.take_dead_tables();
         if dead.is_empty() {
             return Ok(false);

@@ -224,8 +224,9 @@ impl Lane {
 
     /// Removes tables that no manifest names: written by this call, never published.
     pub(super) async fn abandon_tables(&self, ids: &[u64]) {
-        for id in ids {
-            TableWriter::abandon(&self.dir, *id).await;
+        self.state.borrow_mut().abandoned.extend(ids);
+        if let Some(error) = self.remove_abandoned().await {
+            tracing::warn!(%error, "a table that was given up is not removed yet");
         }
     }
 

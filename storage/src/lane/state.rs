@@ -160,6 +160,8 @@ pub(crate) struct State {
     pub(crate) next_table_id: u64,
     /// Tables that left the lane and whose files are not removed yet.
     pub(crate) obsolete: Vec<u64>,
+    /// Tables that were given up before a manifest named them, and whose files are not removed yet.
+    pub(crate) abandoned: Vec<u64>,
     /// Partitions that wait to be cleaned, each once.
     pub(crate) cleans: VecDeque<CleanRequest>,
     /// No merge begins before this: one was given up.
@@ -198,6 +200,7 @@ impl State {
             tables: BTreeMap::new(),
             next_table_id: manifest.next_table_id,
             obsolete: Vec::new(),
+            abandoned: Vec::new(),
             cleans: VecDeque::new(),
             merge_after: None,
             damage: KnownDamage::default(),

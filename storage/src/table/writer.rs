@@ -127,11 +127,15 @@ impl TableWriter {
         Ok(self.position)
     }
 
-    /// Gives up the table and removes its file.
-    pub(crate) async fn abandon(dir: &Path, id: u64) {
+    /// Gives up the table and removes its file, if it is there.
+    ///
+    /// # Errors
+    /// [`StorageError`] if the file is there still.
+    pub(crate) async fn abandon(dir: &Path, id: u64) -> Result<(), StorageError> {
         let path = dir.join(names::table_new(id));
-        if let Err(error) = disk::remove_file(&path).await {
-            tracing::debug!(file = %path.display(), %error, "an abandoned table was not removed");
+        match disk::remove_file(&path).await {
+            Ok(()) | Err(DiskError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(StorageError::disk(&path, error)),
         }
     }
 
