@@ -10,8 +10,8 @@ use crate::buffer::{BLOCK_BYTES, Buf, BufMut};
 #[cfg(any(test, feature = "sim"))]
 use crate::sim::{disk as simulated, world};
 
-/// Largest piece of one read: what stands in the disk's queue before a commit, at most.
-const READ_PIECE_BYTES: usize = 512 << 10;
+/// Largest piece of one read, unless its caller wants smaller ones: it stands in the disk's queue before a commit.
+pub const READ_PIECE_BYTES: usize = 512 << 10;
 
 /// Why a file operation failed, by what the caller does about it.
 #[derive(Debug, thiserror::Error)]
@@ -215,11 +215,12 @@ impl File {
     /// # Errors
     /// [`DiskError::Short`] if the file ends before.
     pub async fn read_at(&self, position: u64, len: usize) -> Result<Buf, DiskError> {
-        self.read_behind(BufMut::with_capacity(len), position, len)
+        self.read_behind(BufMut::with_capacity(len), position, len, READ_PIECE_BYTES)
             .await
     }
 
-    /// The same, behind what is in `front`, which has room for it: both, as one.
+    /// The same, behind what is in `front`, which has room for it: both, as one. The disk is asked for `piece_bytes` at a
+    /// time, [`READ_PIECE_BYTES`] at most.
     ///
     /// # Errors
     /// [`DiskError::Short`] if the file ends before.
@@ -228,8 +229,9 @@ impl File {
         front: BufMut,
         position: u64,
         len: usize,
+        piece_bytes: usize,
     ) -> Result<Buf, DiskError> {
-        let (buf, got) = self.fill(front, position, len).await?;
+        let (buf, got) = self.fill(front, position, len, piece_bytes).await?;
         if got < len {
             return Err(DiskError::Short {
                 path: self.path.clone(),
@@ -246,7 +248,8 @@ impl File {
     /// # Errors
     /// [`DiskError::Io`].
     pub async fn read_up_to(&self, position: u64, len: usize) -> Result<(Buf, usize), DiskError> {
-        self.fill(BufMut::with_capacity(len), position, len).await
+        self.fill(BufMut::with_capacity(len), position, len, READ_PIECE_BYTES)
+            .await
     }
 
     async fn fill(
@@ -254,10 +257,12 @@ impl File {
         mut buf: BufMut,
         position: u64,
         len: usize,
+        piece_bytes: usize,
     ) -> Result<(Buf, usize), DiskError> {
+        let piece_bytes = piece_bytes.clamp(BLOCK_BYTES, READ_PIECE_BYTES);
         let mut filled = 0;
         while filled < len {
-            let want = (len - filled).min(READ_PIECE_BYTES);
+            let want = (len - filled).min(piece_bytes);
             let start = buf.spare_mut().as_mut_ptr();
             self.check(position + filled as u64, want, start);
             let at = position + filled as u64;

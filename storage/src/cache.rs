@@ -6,9 +6,9 @@
 //! that want the same run wait for one read. A reader that goes on where an earlier read ended gets
 //! the next run read before it asks.
 //!
-//! One run is read at a time, however many readers there are: a commit stands behind what is in the
-//! disk's queue already. With two it waits more than twice as long, and hardly more is read
-//! (perf/README.md).
+//! One run is read at a time, however many readers there are, and in small pieces as long as the lane commits: a
+//! commit stands behind what is in the disk's queue already. With two runs it waits more than twice as long, and hardly
+//! more is read (perf/README.md).
 //!
 //! Bounded in bytes; what stays is decided by [`Policy`], so that one reader of a long backlog
 //! evicts neither what others read again and again nor anything in memtables.
@@ -19,9 +19,11 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::rc::Rc;
+use std::time::Duration;
 
+use streambus_shards::disk::READ_PIECE_BYTES;
 use streambus_shards::sync::{Line, Notify};
-use streambus_shards::{BLOCK_BYTES, Buf, Queue, spawn_in};
+use streambus_shards::{BLOCK_BYTES, Buf, Instant, Queue, now, spawn_in};
 
 use self::policy::Policy;
 use crate::error::StorageError;
@@ -32,6 +34,11 @@ use crate::table::reader::Table;
 const READS_REMEMBERED_MAX: usize = 256;
 /// At least this much is read ahead: a read of the size that consumers ask for by default.
 const READ_AHEAD_BYTES_MIN: u64 = 1 << 20;
+/// What the disk is asked for at a time while the lane commits: a commit waits that much longer. Smaller pieces cost
+/// more of what is read than they spare (perf/README.md).
+pub(crate) const BESIDE_COMMITS_BYTES: usize = 128 << 10;
+/// So long after a commit the next one is expected.
+pub(crate) const COMMITS_EXPECTED: Duration = Duration::from_secs(1);
 /// Runs that begin before a position and may hold it: they seldom overlap at all.
 const OVERLAPS_MAX: usize = 4;
 
@@ -79,6 +86,8 @@ pub(crate) struct BlockCache {
     runs: RefCell<Runs>,
     /// Runs that are to be read, in the order in which they were asked for.
     line: Rc<Line>,
+    /// When the lane last committed.
+    committed: Cell<Option<Instant>>,
 }
 
 impl BlockCache {
@@ -93,6 +102,22 @@ impl BlockCache {
             bytes_max,
             runs: RefCell::new(runs),
             line: Rc::default(),
+            committed: Cell::new(None),
+        }
+    }
+
+    /// Notes that the lane committed just now.
+    pub(crate) fn note_commit(&self) {
+        self.committed.set(Some(now()));
+    }
+
+    /// How much the disk is to be asked for at a time.
+    pub(crate) fn piece_bytes(&self) -> usize {
+        let committed = self.committed.get();
+        if committed.is_some_and(|when| when.elapsed() < COMMITS_EXPECTED) {
+            BESIDE_COMMITS_BYTES
+        } else {
+            READ_PIECE_BYTES
         }
     }
 
@@ -184,7 +209,8 @@ impl BlockCache {
         let place = self.line.join();
         let load = async move {
             place.first().await;
-            let read = table.read_blocks_behind(&front, blocks).await;
+            let piece_bytes = this.piece_bytes();
+            let read = table.read_blocks_behind(&front, blocks, piece_bytes).await;
             drop(place);
             match read {
                 Ok(bytes) => {

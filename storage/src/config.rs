@@ -19,7 +19,7 @@ pub enum SyncMode {
 ///
 /// Memory: at most `memtables_frozen_max` + 2 memtables of `memtable_bytes` (one that fills, one
 /// that overfills while it waits to be frozen), plus `memtables_kept_bytes` and one memtable more while those that are to
-/// go are dropped, plus `cache_bytes`, plus 256 KiB for each table of a merge and 2 MiB for its output, plus at most 48 MiB for keys and filters while a table of
+/// go are dropped, plus `cache_bytes`, plus 256 KiB for each table of a merge and 512 KiB for its output, plus at most 48 MiB for keys and filters while a table of
 /// compacted partitions is written, plus 16 MiB that stand ready on each core for the next commits, plus what readers still hold. WAL on disk: at most `wal_files_max` × `wal_file_bytes`.
 #[derive(Debug, Clone)]
 pub struct LaneConfig {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::*;
 use crate::sim::{Simulation, World, run};
-use crate::{DirLock, LockError, run_alone, spawn, yield_now};
+use crate::{DirLock, LockError, now, run_alone, spawn, yield_now};
 
 /// Runs a body on the kernel's files, and in the simulated world from twenty seeds, where transfers are
 /// cut short and interrupted. It gets an empty directory.
@@ -121,6 +121,42 @@ fn files_write_sync_read_and_report_their_end() {
             "{short}"
         );
     });
+}
+
+#[test]
+fn a_read_asks_the_disk_for_a_piece_at_a_time() {
+    // Proves that the caller's bound on a piece is kept, by the time that the disk takes: 40 us for each at least.
+    const BYTES: usize = 1 << 20;
+    let report = run(Simulation::new(1), |world: World| {
+        let host = world.add_host([10, 0, 0, 1].into());
+        world.disk(host).create_dir_all("/data");
+        world.boot(host);
+        world.spawn_on(host, async {
+            let create = OpenOptions {
+                write: true,
+                create: true,
+                ..READ
+            };
+            let file = File::open(Path::new("/data/a"), create).await.unwrap();
+            file.write_at(0, &Buf::from(vec![7; BYTES])).await.unwrap();
+            let mut taken = Vec::new();
+            for piece_bytes in [BYTES, 64 << 10, 0] {
+                let began = now();
+                let memory = BufMut::with_capacity(BYTES);
+                let read = file.read_behind(memory, 0, BYTES, piece_bytes).await;
+                assert_eq!(read.unwrap()[..], vec![7; BYTES]);
+                taken.push(began.elapsed().as_micros());
+            }
+            taken
+        })
+    });
+    let taken = report.result.unwrap();
+    assert!(
+        taken[0] < 2 * 150,
+        "two pieces, the largest there are: {taken:?}"
+    );
+    assert!((16 * 40..16 * 150).contains(&taken[1]), "16: {taken:?}");
+    assert!(taken[2] >= 256 * 40, "256, of a block: {taken:?}");
 }
 
 #[test]

@@ -70,6 +70,7 @@ impl Lane {
             counters.sync_ns += u64::try_from(measured.sync.as_nanos()).unwrap_or(u64::MAX);
             state.committed(commit.next, commit.ends)
         };
+        self.cache.note_commit();
         if let Some(observer) = self.observer() {
             observer.measured(measured);
             if !durable.is_empty() {

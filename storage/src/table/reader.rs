@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use streambus_proto::ids::Offset;
+use streambus_shards::disk::READ_PIECE_BYTES;
 use streambus_shards::{Buf, BufMut, DiskError, File, OpenOptions, planted, yield_if_needed};
 
 use super::footer::{Footer, TABLE_VERSION, TablePart, Trailer, TrailerRead, checksum};
@@ -125,10 +126,11 @@ impl Table {
     /// # Panics
     /// If `blocks` does not come from [`Table::blocks_of`].
     pub(crate) async fn read_blocks(&self, blocks: Range<u64>) -> Result<Buf, StorageError> {
-        self.read_blocks_behind(&[], blocks).await
+        self.read_blocks_behind(&[], blocks, READ_PIECE_BYTES).await
     }
 
-    /// The same, when the first of them are known: `front`, which is verified.
+    /// The same, when the first of them are known: `front`, which is verified. The disk is asked for `piece_bytes` at a
+    /// time.
     ///
     /// # Panics
     /// If `front` is no whole number of blocks, or all of them.
@@ -136,6 +138,7 @@ impl Table {
         &self,
         front: &[u8],
         blocks: Range<u64>,
+        piece_bytes: usize,
     ) -> Result<Buf, StorageError> {
         let block_bytes = self.footer.block_bytes as u64;
         assert!(
@@ -159,7 +162,7 @@ impl Table {
         let rest = blocks.start + front.len() as u64..blocks.end;
         let read = self
             .file
-            .read_behind(memory, rest.start, aligned - front.len())
+            .read_behind(memory, rest.start, aligned - front.len(), piece_bytes)
             .await
             .map_err(failed)?;
         assert!(

@@ -17,9 +17,9 @@ use crate::memtable::MemBatch;
 use crate::names;
 use crate::wal::record::{BLOCK_BYTES, Nonce};
 
-/// Bytes of each write: large enough for the device's full bandwidth, small enough that two of
+/// Bytes of each write: large enough for all but a few percent of the device's bandwidth, small enough that two of
 /// them in flight do not hold up a WAL commit for long.
-const WRITE_BYTES: usize = 1 << 20;
+const WRITE_BYTES: usize = 256 << 10;
 
 /// A table in the making, in the file `table-<id>.new`.
 pub(crate) struct TableWriter {

@@ -9,11 +9,13 @@ use std::rc::Rc;
 
 use streambus_shards::{BufMut, DiskError, File, OpenOptions, disk, planted, yield_if_needed};
 
-use super::buffer::CHUNK_BYTES;
 use super::record::{BLOCK_BYTES, FileHeader, Nonce};
 use crate::config::{LaneConfig, SyncMode};
 use crate::error::StorageError;
 use crate::names;
+
+/// Zeros that are written to a new file at a time: what a commit has to wait for meanwhile.
+const ZEROS_BYTES: usize = 256 << 10;
 
 /// What is needed to make and open a lane's WAL files.
 #[derive(Debug, Clone)]
@@ -66,13 +68,13 @@ impl WalFiles {
         };
         let file = File::open(&unfinished, options).await.map_err(failed)?;
         file.allocate(self.file_bytes).await.map_err(failed)?;
-        let mut zeros = BufMut::with_capacity(CHUNK_BYTES);
-        zeros.put_zeros(CHUNK_BYTES);
+        let mut zeros = BufMut::with_capacity(ZEROS_BYTES);
+        zeros.put_zeros(ZEROS_BYTES);
         let zeros = zeros.freeze();
         let mut position = 0;
         while position < self.file_bytes {
             let left = self.file_bytes - position;
-            let take = usize::try_from(left).map_or(CHUNK_BYTES, |left| left.min(CHUNK_BYTES));
+            let take = usize::try_from(left).map_or(ZEROS_BYTES, |left| left.min(ZEROS_BYTES));
             file.write_at(position, &zeros.slice(0..take))
                 .await
                 .map_err(failed)?;

@@ -5,13 +5,15 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use streambus_proto::ids::{LeaderEpoch, Offset};
+use streambus_shards::disk::READ_PIECE_BYTES;
 use streambus_shards::sim::{self, Simulation};
-use streambus_shards::{now, run_alone, spawn, yield_now};
+use streambus_shards::{now, run_alone, sleep, spawn, yield_now};
 
 use super::merging::is_settled;
 use super::{append, durable, key, read, small, started};
 use crate::batch::place_batch;
 use crate::batch::tests::batch;
+use crate::cache::{BESIDE_COMMITS_BYTES, COMMITS_EXPECTED};
 use crate::config::LaneConfig;
 use crate::lane::Lane;
 
@@ -47,6 +49,30 @@ async fn lagging_reader(lane: &Rc<Lane>) -> u64 {
         from = read(lane, key(1), from, 20_000).await.next_offset;
     }
     lane.stats().cache_misses - before
+}
+
+#[test]
+fn the_disk_is_asked_for_little_at_a_time_beside_commits() {
+    // Proves that a cold read leaves room between its pieces as long as the lane commits, and not when it has not for
+    // a while.
+    for seed in 0..3 {
+        let report = sim::run(Simulation::new(seed), |world| async move {
+            let host = world.add_host([10, 0, 0, 1].into());
+            world.disk(host).create_dir_all("/data");
+            world.boot(host);
+            let on_host = world.spawn_on(host, async {
+                let (lane, _, _) = started(Path::new("/data/lane"), caching()).await;
+                assert_eq!(lane.cache.piece_bytes(), READ_PIECE_BYTES);
+                let end = append(&lane, key(0), &batch(1, 5, b"one")).await;
+                durable(&lane, key(0), end).await;
+                assert_eq!(lane.cache.piece_bytes(), BESIDE_COMMITS_BYTES);
+                sleep(COMMITS_EXPECTED).await;
+                assert_eq!(lane.cache.piece_bytes(), READ_PIECE_BYTES);
+            });
+            on_host.await;
+        });
+        assert_eq!(report.result, Ok(()), "seed {seed}");
+    }
 }
 
 #[test]
