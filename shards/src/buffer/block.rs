@@ -137,8 +137,13 @@ fn class_of(capacity: usize) -> Option<usize> {
     POOLED.iter().position(|(size, _)| *size == capacity)
 }
 
-/// Whether this thread has fewer than `pieces` free pieces of [`LOG_PIECE_BYTES`].
+/// Whether this thread has fewer than `pieces` free pieces of [`LOG_PIECE_BYTES`]. Never in the simulated world: what a
+/// thread has left from another seed must not change what happens.
 pub fn log_memory_is_short(pieces: usize) -> bool {
+    #[cfg(any(test, feature = "sim"))]
+    if world::current().is_some() {
+        return false;
+    }
     POOL.try_with(|pool| pool.borrow().0[LOG_PIECES].len() < pieces)
         .unwrap_or(false)
 }
@@ -154,10 +159,6 @@ pub async fn stock_log_memory(pieces: usize) {
         pieces <= POOLED[LOG_PIECES].1,
         "{pieces} pieces are more than a thread keeps"
     );
-    #[cfg(any(test, feature = "sim"))]
-    if world::current().is_some() {
-        return;
-    }
     while log_memory_is_short(pieces) {
         let capacity = LOG_PIECE_BYTES;
         let raw = Raw::new(capacity);
@@ -183,6 +184,7 @@ mod tests {
     use super::*;
     use crate::BufMut;
     use crate::run_alone;
+    use crate::sim::{Simulation, run};
 
     /// Page faults of this thread so far.
     fn faults() -> i64 {
@@ -227,5 +229,16 @@ mod tests {
         let (new, stocked, pages) = outcome.expect("a core to run on");
         assert!(new > pages / 2, "{new} faults of {pages} pages");
         assert!(stocked < pages / 50, "{stocked} faults of {pages} pages");
+    }
+
+    #[test]
+    fn memory_is_never_short_in_the_simulated_world() {
+        // Proves that a seed does the same whatever its thread did before.
+        let pieces = POOLED[LOG_PIECES].1;
+        let report = run(Simulation::new(1), move |_| async move {
+            stock_log_memory(pieces).await;
+            log_memory_is_short(pieces)
+        });
+        assert_eq!(report.result, Ok(false));
     }
 }
