@@ -22,7 +22,7 @@
 //! On the data path no other names a clock, a file, a socket, a thread or a random number; start-up, commands,
 //! the client and the threads of `ops` are beside it.
 //!
-//! `unsafe` is in: `buffer` (raw memory), `ring` (slots handed between threads), `uring` and `disk::real`
+//! `unsafe` is in: `buffer` (raw memory, and its address given to the kernel), `ring` (slots handed between threads), `uring` and `disk::real`
 //! (pointers given to the kernel), `real_task` (a pinned field), `net::real` (uninitialised receive space), `node`, `time`, `rng`,
 //! `dir_lock` and `probe` (libc calls).
 
