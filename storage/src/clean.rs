@@ -20,7 +20,7 @@ use streambus_proto::records::{
     BatchBuilder, BatchView, ControlKind, DecompressLimits, EndTransactionMarker, Record, Records,
     RecordsError,
 };
-use streambus_shards::Instant;
+use streambus_shards::{Instant, planted};
 
 pub(crate) use self::markers::Passed;
 use crate::key::KeyHasher;
@@ -295,7 +295,7 @@ impl Survey {
                 let pending = self.pending.entry(producer.0).or_insert_with(begun);
                 pending.keys.push((hash, record.offset));
                 self.pending_keys += 1;
-            } else {
+            } else if record.value.is_some() || !planted::on("tombstones-replace-nothing") {
                 self.newest.insert(hash, record.offset);
             }
         }
@@ -392,6 +392,7 @@ impl Survey {
             let newest = record.key.is_some_and(|key| {
                 let known = self.newest.get(&self.hash.of(key));
                 known.is_none_or(|newest| *newest <= record.offset)
+                    && !(planted::on("clean-the-newest") && known == Some(&record.offset))
             });
             newest && !aborted && !(expired && record.value.is_none())
         };

@@ -1,6 +1,7 @@
 //! What must hold of any history. Each checker is a pure function of it, in O(n log n), and knows nothing of the
 //! workload or the faults that made the history.
 
+mod compacted;
 pub mod disk;
 pub mod liveness;
 pub mod log_model;
@@ -16,6 +17,8 @@ pub enum Rule {
     LostWrite,
     /// What a reader saw is there at the end, unless somebody asked for it to go.
     Vanished,
+    /// What was deleted by its key does not come back.
+    Resurrected,
     /// A record stands at one offset.
     Duplicate,
     /// An offset holds one record.

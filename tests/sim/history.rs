@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use streambus_proto::ids::{LeaderEpoch, Offset, TopicId};
+use streambus_proto::records::Record;
 use streambus_shards::sim::World;
 
 /// Sends of one history, at most. A record costs about 100 bytes here.
@@ -172,6 +173,8 @@ pub struct Topic {
     pub partitions: i32,
     /// Whether the broker may delete its old records by itself.
     pub retention: bool,
+    /// Whether it keeps only the newest record of each key: its records have [keys](key_of).
+    pub compacted: bool,
     /// When somebody first asked for it to be deleted.
     pub delete_invoked: Option<Duration>,
 }
@@ -282,6 +285,12 @@ impl History {
         topic.is_some_and(|topic| topic.retention) || self.cuts.iter().any(|cut| cut.log == log)
     }
 
+    /// Whether a log keeps only the newest record of each key.
+    pub fn is_compacted(&self, log: Log) -> bool {
+        let topic = self.topics.get(&log.topic);
+        topic.is_some_and(|topic| topic.compacted)
+    }
+
     /// The logs that must be there at the end: those of topics that nobody asked to delete.
     pub fn live_logs(&self) -> impl Iterator<Item = Log> + '_ {
         let live = self
@@ -339,6 +348,45 @@ pub fn payload(value: Value, bytes: usize) -> Vec<u8> {
         payload.push(state.to_be_bytes()[0]);
     }
     payload
+}
+
+/// Keys of a compacted topic's records.
+const KEYS: u64 = 32;
+/// One keyed record of so many is a tombstone.
+const TOMBSTONE_ONE_OF: u64 = 8;
+
+/// What a value's key and kind follow from.
+fn mixed(value: Value) -> u64 {
+    let both = u64::from(value.producer) << 32 | u64::from(value.sequence);
+    // The multiplier of SplitMix64; the upper half depends on every bit below it.
+    both.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32
+}
+
+/// The key of the record that says `value` in a compacted topic.
+pub fn key_of(value: Value) -> [u8; 1] {
+    [u8::try_from(mixed(value) % KEYS).expect("there are fewer keys")]
+}
+
+/// Whether that record is a tombstone: it deletes its key, and says its value in a header.
+pub fn is_tombstone(value: Value) -> bool {
+    (mixed(value) / KEYS).is_multiple_of(TOMBSTONE_ONE_OF)
+}
+
+/// What a record says.
+pub fn said(record: &Record<'_>) -> Seen {
+    let Some(key) = record.key else {
+        return record.value.map_or(Seen::Garbage, seen);
+    };
+    let header = record.headers.iter().next();
+    let body = record.value.or_else(|| header?.value);
+    match body.map_or(Seen::Garbage, seen) {
+        Seen::Value(value)
+            if key == key_of(value) && record.value.is_none() == is_tombstone(value) =>
+        {
+            Seen::Value(value)
+        }
+        _ => Seen::Garbage,
+    }
 }
 
 /// What a payload says; garbage if it is not one that [`payload`] makes.

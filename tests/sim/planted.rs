@@ -4,7 +4,7 @@ use streambus_shards::planted;
 
 use crate::checkers::Rule;
 use crate::run::{Outcome, run_seed};
-use crate::swarm::decays;
+use crate::swarm::{compacts, decays};
 
 /// A bug in the broker's code, behind [`planted::on`].
 #[derive(Debug, Clone, Copy)]
@@ -15,8 +15,8 @@ pub struct Bug {
     pub breaks: Rule,
     /// How many seeds may pass before it is caught: several times what it took when this was written.
     pub within: u64,
-    /// It can be seen only where the disk decays, so that only such seeds are run.
-    pub needs_decay: bool,
+    /// Which seeds may show it: no others are run.
+    pub seeds: fn(u64) -> bool,
 }
 
 const fn bug(name: &'static str, breaks: Rule, within: u64) -> Bug {
@@ -24,19 +24,26 @@ const fn bug(name: &'static str, breaks: Rule, within: u64) -> Bug {
         name,
         breaks,
         within,
-        needs_decay: false,
+        seeds: |_| true,
     }
 }
 
 const fn bug_of_decay(name: &'static str, breaks: Rule, within: u64) -> Bug {
     Bug {
-        needs_decay: true,
+        seeds: decays,
+        ..bug(name, breaks, within)
+    }
+}
+
+const fn bug_of_compaction(name: &'static str, breaks: Rule, within: u64) -> Bug {
+    Bug {
+        seeds: compacts,
         ..bug(name, breaks, within)
     }
 }
 
 /// Every bug there is.
-pub const BUGS: [Bug; 14] = [
+pub const BUGS: [Bug; 16] = [
     bug("acknowledge-before-sync", Rule::LostWrite, 100),
     bug("skip-wal-crc", Rule::Garbage, 400),
     bug_of_decay("skip-table-crc", Rule::Garbage, 40),
@@ -51,6 +58,8 @@ pub const BUGS: [Bug; 14] = [
     bug("read-from-the-next", Rule::ReadOn, 100),
     bug("keep-dead-tables", Rule::Disk, 20),
     bug("wake-nobody-after-space", Rule::Liveness, 300),
+    bug_of_compaction("clean-the-newest", Rule::LostWrite, 100),
+    bug_of_compaction("tombstones-replace-nothing", Rule::Resurrected, 200),
 ];
 
 /// Runs seeds from `first` on with a bug until one tells that its rule is broken, at most `seeds` of those that may
@@ -58,7 +67,7 @@ pub const BUGS: [Bug; 14] = [
 pub fn until_caught(bug: &Bug, first: u64, seeds: u64) -> Option<Outcome> {
     planted::plant(Some(bug.name));
     let caught = (first..=u64::MAX)
-        .filter(|seed| !bug.needs_decay || decays(*seed))
+        .filter(|seed| (bug.seeds)(*seed))
         .take(usize::try_from(seeds).unwrap_or(usize::MAX))
         .map(run_seed)
         .find(|outcome| outcome.breach_of(bug.breaks).is_some());

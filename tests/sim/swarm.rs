@@ -27,6 +27,8 @@ pub(crate) struct NodeMix {
     pub(crate) commit_bytes_max: usize,
     /// Bytes of a table's block.
     pub(crate) block_bytes: usize,
+    /// How often records are looked at that go by age or by key, if not as seldom as by default.
+    pub(crate) retention_check_interval_ms: Option<u64>,
 }
 
 /// The largest batch: within the smallest commit.
@@ -44,6 +46,9 @@ impl NodeMix {
         config.storage.block_bytes = self.block_bytes;
         config.storage.min_free_bytes = MIN_FREE_BYTES;
         config.topics.message_max_bytes = MESSAGE_BYTES_MAX;
+        if let Some(interval) = self.retention_check_interval_ms {
+            config.topics.retention_check_interval_ms = interval;
+        }
         config.topics.auto_create_topics_enable = false;
         config.shutdown.drain_timeout_ms = 1_000;
     }
@@ -180,6 +185,29 @@ fn refuses(seed: u64) -> bool {
     seed % DECAY_ONE_OF == 1
 }
 
+/// Topics are compacted in one seed of so many: by its number, so that the others draw what they always drew.
+const COMPACTS_ONE_OF: u64 = 7;
+
+/// Whether topics of a seed keep only the newest record of each key.
+pub(crate) fn compacts(seed: u64) -> bool {
+    seed % COMPACTS_ONE_OF == 4
+}
+
+/// What such a topic is made with, beside what was drawn: it is compacted while the seed works, and its tombstones go at
+/// once, soon or not at all.
+fn compaction(seed: u64, topic: usize) -> Vec<(&'static str, String)> {
+    let turn = usize::try_from(seed / COMPACTS_ONE_OF).unwrap_or_default() + topic;
+    let policy = ["compact", "compact", "compact,delete", "delete"][turn % 4];
+    let delete_retention_ms = ["0", "300", "3600000"][turn % 3];
+    let max_lag_ms = ["100", "1000", "9223372036854775807"][turn / 4 % 3];
+    vec![
+        ("cleanup.policy", policy.to_owned()),
+        ("delete.retention.ms", delete_retention_ms.to_owned()),
+        ("max.compaction.lag.ms", max_lag_ms.to_owned()),
+        ("min.cleanable.dirty.ratio", "0.01".to_owned()),
+    ]
+}
+
 /// Everything that one seed draws before it begins.
 #[derive(Debug, Clone)]
 pub(crate) struct Mix {
@@ -213,9 +241,16 @@ impl Mix {
             let pause = work.time(low, high);
             work.percent(percent).then_some(pause)
         };
+        let with_compaction = |number: usize| {
+            let mut topic = topic(work);
+            if compacts(seed) {
+                topic.configs.extend(compaction(seed, number));
+            }
+            topic
+        };
         Mix {
             node: node(seed, work, cores),
-            topics: (0..work.count(1, 3)).map(|_| topic(work)).collect(),
+            topics: (0..work.count(1, 3)).map(with_compaction).collect(),
             producers: (0..work.count(1, 4)).map(|_| producer(work)).collect(),
             readers: work.count(0, 2),
             offsets_pause_max: optional(50, 20, 500),
@@ -246,6 +281,7 @@ fn node(seed: u64, work: &Dice, cores: usize) -> NodeMix {
         memtables_kept_bytes: memtables_kept * memtable_bytes,
         commit_bytes_max: *work.one_of(&[16 << 10, 32 << 10, 64 << 10]),
         block_bytes: *work.one_of(&[4 << 10, 16 << 10]),
+        retention_check_interval_ms: compacts(seed).then_some(200),
     }
 }
 

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use streambus_proto::ids::Offset;
 
+use super::compacted::Compacted;
 use super::{Breach, Rule};
 use crate::history::{Acks, End, History, Log, Pass, Seen, Send, Value};
 
@@ -119,6 +120,20 @@ impl<'h> Model<'h> {
         }
     }
 
+    /// What a log may lack of which the last pass found so much, if it is compacted.
+    fn compacted(
+        &self,
+        history: &History,
+        log: Log,
+        found: &BTreeSet<Offset>,
+    ) -> Option<Compacted> {
+        history.is_compacted(log).then(|| {
+            let places = self.at.range((log, Offset(0))..=(log, Offset(i64::MAX)));
+            let known = places.map(|((_, offset), value)| (*offset, *value));
+            Compacted::new(history, log, known.collect(), found)
+        })
+    }
+
     /// What one last reading of the whole log must have found.
     fn check_pass(&mut self, history: &History, pass: &Pass) {
         let Pass {
@@ -136,7 +151,20 @@ impl<'h> Model<'h> {
                 format!("{log} starts at {log_start}, and nobody asked for more than {most}"),
             );
         }
-        let missing = |offset: &Offset| *offset >= log_start && !found.contains(offset);
+        let compacted = self.compacted(history, log, &found);
+        let may_lack = |offset: Offset| {
+            let compacted = compacted.as_ref();
+            compacted.is_some_and(|compacted| compacted.may_lack(offset))
+        };
+        let missing =
+            |offset: &Offset| *offset >= log_start && !found.contains(offset) && !may_lack(*offset);
+        let back = compacted.as_ref().and_then(|it| it.come_back(log_start));
+        // Nothing can be told of what stood before the log's beginning, nor of what was compacted away unseen.
+        let tells_all = log_start == Offset(0) && compacted.is_none();
+        if let Some((offset, tombstone)) = back {
+            let what = format!("{offset} of {log} was deleted by {tombstone}, which is gone");
+            self.breach(Rule::Resurrected, what);
+        }
         let hole = (log_start.0..high_watermark.0).map(Offset).find(missing);
         if let Some(hole) = hole {
             let what = format!("{hole} of {log} is missing in {log_start}..{high_watermark}");
@@ -149,12 +177,11 @@ impl<'h> Model<'h> {
             if send.acks == Acks::None {
                 continue;
             }
-            let lost = match stored {
-                Some(offset) => missing(&offset),
-                // The broker knows it as a duplicate and does not say where it is: nothing before the
-                // log's beginning can be told.
-                None => log_start == Offset(0) && !self.places.contains_key(&send.value),
-            };
+            // Without an offset the broker knows it as a duplicate and does not say where it is.
+            let lost = stored.map_or_else(
+                || tells_all && !self.places.contains_key(&send.value),
+                |offset| missing(&offset),
+            );
             if lost {
                 let at = stored.map_or_else(|| "some offset".to_owned(), |at| at.to_string());
                 self.breach(

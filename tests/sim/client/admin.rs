@@ -46,6 +46,9 @@ impl Client {
                         name: name.to_owned(),
                         partitions,
                         retention: configs.iter().any(|(key, _)| key.starts_with("retention")),
+                        compacted: configs.iter().any(|(key, value)| {
+                            *key == "cleanup.policy" && value.contains("compact")
+                        }),
                         delete_invoked: None,
                     };
                     recorder.with(|history| {

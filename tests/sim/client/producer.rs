@@ -14,13 +14,13 @@ use streambus_client::reaction::{Reaction, reaction};
 use streambus_client::request::Reply;
 use streambus_proto::error_code::ErrorCode;
 use streambus_proto::ids::{BrokerId, Offset, TopicId};
-use streambus_proto::records::NewRecord;
+use streambus_proto::records::{Header, NewRecord};
 use streambus_shards::sync::Notify;
 use streambus_shards::{Task, sleep, spawn, timeout, wall_ms};
 
 use super::link::Link;
 use super::{CallError, Client, clock_ms};
-use crate::history::{Acks, End, Recorder, Send, SendId, Value, payload};
+use crate::history::{Acks, End, Recorder, Send, SendId, Value, is_tombstone, key_of, payload};
 
 /// How a producer works.
 #[derive(Debug, Clone, Copy)]
@@ -99,10 +99,22 @@ impl ProducerTask {
             sequence,
         };
         let payload = payload(value, bytes);
+        let compacted = shared.recorder.with(|history| history.is_compacted(log));
+        let key = key_of(value);
+        let deletes = compacted && is_tombstone(value);
+        let header = Header {
+            key: b"value",
+            value: Some(&payload),
+        };
         let record = NewRecord {
             timestamp: wall_ms(),
-            value: Some(&payload),
-            ..NewRecord::default()
+            key: compacted.then_some(&key),
+            value: (!deletes).then_some(&payload),
+            headers: if deletes {
+                std::slice::from_ref(&header)
+            } else {
+                &[]
+            },
         };
         let taken = shared.core.borrow_mut().append(to, &record, clock_ms());
         let Ok(ticket) = taken else {

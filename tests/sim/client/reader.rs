@@ -19,7 +19,7 @@ use streambus_proto::messages::list_offsets_request::{
 use streambus_shards::sleep;
 
 use super::{CallError, Client, clock_ms};
-use crate::history::{Log, Read, Recorder, Seen, Sighting, seen};
+use crate::history::{Log, Read, Recorder, Seen, Sighting, said};
 
 /// What a fetch may bring.
 const FETCH_BYTES_MAX: i32 = 1 << 20;
@@ -294,8 +294,7 @@ impl Reader {
             });
         };
         let taken = self.core.fetched(name, fetched, |batch, record| {
-            let seen = record.value.map_or(Seen::Garbage, seen);
-            note(record.offset, seen, batch.partition_leader_epoch());
+            note(record.offset, said(record), batch.partition_leader_epoch());
         });
         if taken.is_err() {
             // Bytes that are no batch, or whose CRC is wrong: they must not have been served.

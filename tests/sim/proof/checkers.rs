@@ -1,5 +1,6 @@
 //! Tables of histories: a sound one passes, and each change that breaks a promise is told by its rule.
 
+mod compacted;
 mod disk;
 mod liveness;
 mod log_model;
@@ -82,6 +83,7 @@ fn sound() -> History {
         name: "t".to_owned(),
         partitions: 1,
         retention: false,
+        compacted: false,
         delete_invoked: None,
     };
     let reads = |reader| (0..10).map(move |n| read(reader, n, u32::try_from(n).unwrap()));

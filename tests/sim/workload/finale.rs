@@ -109,7 +109,12 @@ async fn read_logs(scene: &Rc<Scene>, client: &Rc<Client>) {
         }
         let high_watermark = reader.position(&partition).unwrap_or_default();
         scene.recorder.with(|history| {
-            let log_start = first_read(history, log, number).unwrap_or(high_watermark);
+            let log_start = if history.is_compacted(log) {
+                last_told_start(history, log)
+            } else {
+                first_read(history, log, number)
+            };
+            let log_start = log_start.unwrap_or(high_watermark);
             history.passes.push(Pass {
                 log,
                 reader: number,
@@ -128,6 +133,12 @@ fn first_read(history: &History, log: Log, reader: u32) -> Option<Offset> {
         .rev()
         .filter(|read| read.reader == reader && read.log == log);
     reads.find(|read| read.repositioned).map(|read| read.offset)
+}
+
+/// The first offset that a log was last said to have; the record there may be compacted away.
+fn last_told_start(history: &History, log: Log) -> Option<Offset> {
+    let mut sightings = history.sightings.iter().rev();
+    sightings.find_map(|told| told.log_start.filter(|_| told.log == log))
 }
 
 /// Deletes the topics that are there; returns one that could not be.
