@@ -1,8 +1,9 @@
-//! What a lane's other work costs those who append: the time from append to durable, without and with merging, and
-//! without and with readers of a long backlog, in turn.
+//! What a lane's other work costs those who append: the time from append to durable, without and with merging, key
+//! compaction, and readers of a long backlog, in turn.
 //!
 //! A batch of 4 KiB is appended every millisecond or so and waited for. Merging is compared under the same load of a
-//! thousand small partitions, whose tables are merged by the default rule, or not at all.
+//! thousand small partitions, whose tables are merged by the default rule, or not at all; compaction under the same load of
+//! compressed batches with keys.
 //!
 //! `cargo bench -p streambus-perf --bench interference`
 
@@ -14,12 +15,13 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use streambus_proto::ids::{LeaderEpoch, Offset};
+use streambus_proto::records::{BatchBuilder, Codec, NewRecord};
 use streambus_shards::{Queue, run_alone, sleep, spawn, spawn_in, yield_now};
 use streambus_storage::{
-    AppendError, Lane, LaneConfig, LaneObserver, LaneStats, PartitionKey, ReadPlan,
+    AppendError, CleanPolicy, Lane, LaneConfig, LaneObserver, LaneStats, PartitionKey, ReadPlan,
 };
 
-use support::{KEY, Owner, batch, spread};
+use support::{KEY, Owner, batch, noise, spread};
 
 /// How often each of a pair is measured, in turn.
 const ROUNDS: usize = 5;
@@ -33,6 +35,22 @@ const LOAD_PAUSE: Duration = Duration::from_millis(10);
 const LOAD_PARTITIONS: i32 = 1_000;
 /// The largest fan-in there is: in the time of a round no tables are merged.
 const NO_MERGES: usize = 64;
+/// The load whose keys are compacted: some batches again and again, whose values zstd makes half as large. 33 MB a second
+/// before that.
+const KEYED_PARTITIONS: i32 = 4;
+const KEYED_BATCHES: usize = 100;
+const KEYED_VALUE_BYTES: usize = 200;
+const KEYED_BYTES_PER_MS: usize = 33_000;
+/// Small, so that what is compacted is on the disk soon.
+const KEYED_MEMTABLE_BYTES: usize = 16 << 20;
+const KEYS: u64 = 200_000;
+const CLEAN_PAUSE: Duration = Duration::from_secs(1);
+const CLEAN_POLICY: CleanPolicy = CleanPolicy {
+    min_compaction_lag_ms: 0,
+    max_compaction_lag_ms: i64::MAX,
+    min_cleanable_dirty_ppm: 500_000,
+    delete_retention_ms: 86_400_000,
+};
 /// What cold readers read, how many they are, and how much each asks for at a time.
 const BACKLOG_BYTES: u64 = 2 << 30;
 const READERS: i64 = 4;
@@ -79,6 +97,57 @@ async fn load(lane: Rc<Lane>, over: Rc<Cell<bool>>) {
     }
 }
 
+/// Batches of about so many bytes before they are compressed, of records whose keys repeat.
+fn keyed_batches(bytes: usize) -> Vec<Vec<u8>> {
+    let noise = noise(KEYED_BATCHES * bytes);
+    let one = |noise: &[u8]| {
+        let mut builder = BatchBuilder::new(Codec::Zstd);
+        for noise in noise.chunks_exact(KEYED_VALUE_BYTES) {
+            let (number, _) = noise.split_first_chunk().expect("8 bytes at least");
+            let key = (u64::from_le_bytes(*number) % KEYS).to_le_bytes();
+            let mut value = noise.to_vec();
+            value[KEYED_VALUE_BYTES / 2..].fill(0);
+            builder.push(&NewRecord {
+                timestamp: 1_700_000_000_000,
+                key: Some(&key),
+                value: Some(&value),
+                ..NewRecord::default()
+            });
+        }
+        builder.build()
+    };
+    noise.chunks_exact(bytes).map(one).collect()
+}
+
+async fn keyed_load(
+    lane: Rc<Lane>,
+    batches: Rc<Vec<Vec<u8>>>,
+    pause: Duration,
+    over: Rc<Cell<bool>>,
+) {
+    let mut partitions = (1..=KEYED_PARTITIONS).cycle();
+    for batch in batches.iter().cycle() {
+        if over.get() {
+            return;
+        }
+        let index = partitions.next().expect("for ever");
+        append(&lane, PartitionKey { index, ..KEY }, batch).await;
+        sleep(pause).await;
+    }
+}
+
+/// Asks for compaction as a broker does, but more often.
+async fn clean(lane: Rc<Lane>, over: Rc<Cell<bool>>) {
+    while !over.get() {
+        for index in 1..=KEYED_PARTITIONS {
+            let key = PartitionKey { index, ..KEY };
+            let end = lane.log_end(key).unwrap_or_default();
+            lane.clean(key, CLEAN_POLICY, end, 1_700_000_100_000);
+        }
+        sleep(CLEAN_PAUSE).await;
+    }
+}
+
 /// Reads a backlog again and again, from a place of its own on.
 async fn read(lane: Rc<Lane>, from: Offset, over: Rc<Cell<bool>>, read_bytes: Rc<Cell<u64>>) {
     let key = PartitionKey { index: 1, ..KEY };
@@ -100,8 +169,15 @@ async fn read(lane: Rc<Lane>, from: Offset, over: Rc<Cell<bool>>, read_bytes: Rc
 async fn open(dir: &Path, merge_fan_in: usize) -> (Rc<Lane>, Rc<Owner>) {
     let config = LaneConfig {
         merge_fan_in,
-        scrub_bytes_per_second: 0,
         ..LaneConfig::default()
+    };
+    open_with(dir, config).await
+}
+
+async fn open_with(dir: &Path, config: LaneConfig) -> (Rc<Lane>, Rc<Owner>) {
+    let config = LaneConfig {
+        scrub_bytes_per_second: 0,
+        ..config
     };
     let (lane, _) = Lane::open(dir, config).await.expect("the lane opens");
     let owner = Rc::new(Owner::default());
@@ -153,6 +229,59 @@ async fn merging() {
     report("merging", &pairs, &beside);
 }
 
+/// One measurement beside a load of keys, with or without their compaction; also what the lane did meanwhile.
+async fn with_keys(
+    batches: &Rc<Vec<Vec<u8>>>,
+    pause: Duration,
+    cleaned: bool,
+) -> ((f64, f64), LaneStats) {
+    let dir = tempfile::tempdir_in(".").expect("a directory on the disk of this one");
+    let config = LaneConfig {
+        merge_fan_in: NO_MERGES,
+        memtable_bytes: KEYED_MEMTABLE_BYTES,
+        ..LaneConfig::default()
+    };
+    let (lane, owner) = open_with(dir.path(), config).await;
+    let over = Rc::new(Cell::new(false));
+    let loading = spawn(keyed_load(
+        Rc::clone(&lane),
+        Rc::clone(batches),
+        pause,
+        Rc::clone(&over),
+    ));
+    let cleaning = cleaned.then(|| spawn(clean(Rc::clone(&lane), Rc::clone(&over))));
+    let figures = probe(&lane, &owner).await;
+    over.set(true);
+    loading.await;
+    if let Some(cleaning) = cleaning {
+        cleaning.await;
+    }
+    let stats = lane.stats();
+    lane.close().await.expect("the lane closes");
+    (figures, stats)
+}
+
+async fn cleaning(batch_bytes: usize) {
+    let batches = Rc::new(keyed_batches(batch_bytes));
+    let pause = Duration::from_millis((batch_bytes / KEYED_BYTES_PER_MS).max(1) as u64);
+    let (mut pairs, mut cleaned) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let (without, stats) = with_keys(&batches, pause, false).await;
+        assert_eq!(stats.cleanings, 0, "without compaction");
+        let (with, stats) = with_keys(&batches, pause, true).await;
+        assert!(stats.cleanings > 0, "with compaction");
+        cleaned.push((
+            stats.cleanings,
+            stats.cleaned_bytes / 1_000_000,
+            stats.cleaned_away_bytes / 1_000_000,
+        ));
+        pairs.push((without, with));
+    }
+    let beside = format!("in {LASTING:?}: compactions, MB written, MB left out: {cleaned:?}");
+    let what = format!("compaction, batches of {} KiB", batch_bytes >> 10);
+    report(&what, &pairs, &beside);
+}
+
 async fn cold_readers() {
     let dir = tempfile::tempdir_in(".").expect("a directory on the disk of this one");
     let (lane, owner) = open(dir.path(), NO_MERGES).await;
@@ -200,5 +329,7 @@ fn main() {
     );
     println!("|---|---|---|---|---|---|---|");
     run_alone(merging()).expect("a core to run on");
+    run_alone(cleaning(64 << 10)).expect("a core to run on");
+    run_alone(cleaning(1 << 20)).expect("a core to run on");
     run_alone(cold_readers()).expect("a core to run on");
 }

@@ -24,7 +24,7 @@ mod times;
 #[cfg(test)]
 mod tests;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 
@@ -78,6 +78,8 @@ pub struct Lane {
     scrub_wake: Notify,
     /// Wakes those who wait for durability.
     durable_wake: Notify,
+    /// A commit is being written and synced; when it is no longer, `durable_wake` tells.
+    commit_under_way: Cell<bool>,
     /// Wakes those who were refused with [`AppendError::Full`]: there may be room, or there is no space.
     writable_wake: Notify,
     /// Where they stand until then.

@@ -10,7 +10,7 @@
 use std::rc::Rc;
 
 use streambus_proto::ids::Offset;
-use streambus_shards::{Buf, Instant, now, yield_if_needed};
+use streambus_shards::{Buf, Instant, now};
 
 use super::Lane;
 use super::state::{LiveTable, State};
@@ -179,7 +179,7 @@ impl Lane {
     /// given up.
     pub(super) async fn clean_step(&self, cleaning: &mut Cleaning) -> Result<bool, StorageError> {
         if !cleaning.surveyed {
-            cleaning.survey_step().await?;
+            cleaning.survey_step(self).await?;
             if cleaning.surveyed && cleaning.sources.is_empty() {
                 self.note_undecided(cleaning);
             }
@@ -191,7 +191,7 @@ impl Lane {
             }
             cleaning.group = Some(self.begin_group(cleaning).await?);
         }
-        if cleaning.rewrite_step().await? {
+        if cleaning.rewrite_step(self).await? {
             let group = cleaning.group.take().expect("it was just rewritten");
             self.end_group(cleaning, group).await?;
         }
@@ -405,7 +405,7 @@ impl Cleaning {
     }
 
     /// Reads on in what is new. Ends with the sources that begin before where it got to.
-    async fn survey_step(&mut self) -> Result<(), StorageError> {
+    async fn survey_step(&mut self, lane: &Lane) -> Result<(), StorageError> {
         let Cleaning {
             survey, sources, ..
         } = self;
@@ -423,7 +423,7 @@ impl Cleaning {
         let (_, indexed) = part.index_before(start);
         let position = self.position.unwrap_or(indexed.position);
         let bytes = source.cursor.batches_at(&(position..end)).await?;
-        let mut at = 0;
+        let (mut at, mut since) = (0, now());
         while let Some((info, batch)) = batch_at(&bytes, at) {
             if survey.is_done() {
                 self.end_survey();
@@ -433,7 +433,7 @@ impl Cleaning {
                 survey.take(&batch);
             }
             at += info.bytes;
-            yield_if_needed().await;
+            lane.give_way(&mut since).await;
         }
         assert!(at > 0, "a survey that goes nowhere");
         let next = position + at as u64;
@@ -465,7 +465,7 @@ impl Cleaning {
     }
 
     /// Rewrites on in the group; says whether it is complete.
-    async fn rewrite_step(&mut self) -> Result<bool, StorageError> {
+    async fn rewrite_step(&mut self, lane: &Lane) -> Result<bool, StorageError> {
         let group = self.group.as_mut().expect("a group was begun");
         let CleanRequest {
             key,
@@ -482,7 +482,7 @@ impl Cleaning {
         );
         let last_source = self.at + 1 == group.end;
         let bytes = source.cursor.batches_at(&(position..end)).await?;
-        let mut at = 0;
+        let (mut at, mut since) = (0, now());
         while let Some((info, batch)) = batch_at(&bytes, at) {
             at += info.bytes;
             let is_last = last_source && position + at as u64 == end;
@@ -497,13 +497,15 @@ impl Cleaning {
             group.read_bytes += info.bytes as u64;
             group.changed |= remains != Remains::Whole;
             let kept = match remains {
-                Remains::Whole => batch,
-                Remains::Part(rest) => Buf::from(rest),
-                Remains::Nothing => continue,
+                Remains::Whole => Some(batch),
+                Remains::Part(rest) => Some(Buf::from(rest)),
+                Remains::Nothing => None,
             };
-            group.kept_bytes += kept.len() as u64;
-            group.writer.push(key, &mem_batch(kept), true).await?;
-            yield_if_needed().await;
+            if let Some(kept) = kept {
+                group.kept_bytes += kept.len() as u64;
+                group.writer.push(key, &mem_batch(kept), true).await?;
+            }
+            lane.give_way(&mut since).await;
         }
         assert!(at > 0, "a cleaning that goes nowhere");
         let next = position + at as u64;

@@ -2,9 +2,11 @@
 //! next. There is no timer; the first append after a pause wakes the writer.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use streambus_shards::{
-    DiskError, File, log_memory_is_short, now, planted, sleep, stock_log_memory,
+    DiskError, File, Instant, log_memory_is_short, now, planted, sleep, stock_log_memory,
+    yield_if_needed,
 };
 
 use super::Lane;
@@ -13,6 +15,8 @@ use crate::config::SyncMode;
 use crate::error::StorageError;
 use crate::observer::{CommitMeasured, LaneObserver};
 
+/// How long a core may compute for the background while a commit is under way.
+const STRETCH: Duration = Duration::from_micros(200);
 /// Pieces of log memory that stand ready on a core: what a fast disk takes in some milliseconds.
 const READY_PIECES: usize = 16;
 
@@ -41,6 +45,18 @@ pub(super) async fn write_commits(lane: Rc<Lane>, _owner: Rc<dyn LaneObserver>) 
 }
 
 impl Lane {
+    /// Lets others run between two steps of work that takes the core's time, and a commit that is under way come to its
+    /// end: on a disk without FUA a worker of the kernel syncs it, as a rule on this CPU, and the kernel does not take the
+    /// CPU from this thread for it. `since` is when the core last had nothing to do for this work.
+    pub(super) async fn give_way(&self, since: &mut Instant) {
+        if self.commit_under_way.get() && since.elapsed() >= STRETCH {
+            self.durable_wake.notified().await;
+            *since = now();
+        } else {
+            yield_if_needed().await;
+        }
+    }
+
     async fn write_commit(&self, commit: QueuedCommit) -> Result<(), StorageError> {
         let epoch = commit.place.epoch;
         let Some(file) = self.wal_file(epoch).await else {
@@ -48,7 +64,9 @@ impl Lane {
         };
         let begun = now();
         let sync = self.state.borrow().config.sync;
+        self.commit_under_way.set(true);
         let outcome = write_and_sync(&file, &commit, sync).await;
+        self.commit_under_way.set(false);
         outcome.map_err(|source| StorageError::disk(&self.wal_files.path(epoch), source))?;
         let measured = CommitMeasured {
             bytes: commit.bytes.len(),

@@ -591,6 +591,7 @@ impl Opening {
             keeper_wake: Notify::new(),
             scrub_wake: Notify::new(),
             durable_wake: Notify::new(),
+            commit_under_way: std::cell::Cell::default(),
             writable_wake: Notify::new(),
             line: Rc::default(),
             tasks: std::cell::RefCell::default(),
