@@ -1,6 +1,7 @@
 //! What lies where, and how long a file may be.
 
 use std::fs;
+use std::process::Command;
 
 use crate::{assert_none, root, sources};
 
@@ -52,6 +53,46 @@ fn top_level_is_exactly_the_planned_one() {
         .filter(|name| !TO_COME.contains(name) || found.iter().any(|have| have == name))
         .collect();
     assert_eq!(found, expected);
+}
+
+/// Hidden places of the root that are tracked.
+const HIDDEN: [&str; 5] = [
+    ".ci",
+    ".clippy.toml",
+    ".github",
+    ".gitignore",
+    ".rustfmt.toml",
+];
+/// More than any source, golden or lock file needs.
+const TRACKED_BYTES_MAX: u64 = 256 << 10;
+
+#[test]
+fn only_what_belongs_is_tracked() {
+    // Proves that no data directory and no other large or hidden thing was committed.
+    let listed = Command::new("git")
+        .args(["ls-files", "-z"])
+        .current_dir(root())
+        .output()
+        .expect("git is there, for the source came by it");
+    if !listed.status.success() {
+        println!("skipped: {} is no git checkout", root().display());
+        return;
+    }
+    let names = String::from_utf8(listed.stdout).expect("names are UTF-8");
+    let paths: Vec<&str> = names.split_terminator('\0').collect();
+    assert!(paths.contains(&"Cargo.toml"), "the listing has the root");
+    let breaches: Vec<String> = paths
+        .into_iter()
+        .filter_map(|path| {
+            let top = path.split('/').next().unwrap_or(path);
+            let hidden =
+                path.split('/').any(|part| part.starts_with('.')) && !HIDDEN.contains(&top);
+            // A file that is removed and not yet committed has no size.
+            let bytes = fs::metadata(root().join(path)).map_or(0, |file| file.len());
+            (hidden || bytes > TRACKED_BYTES_MAX).then(|| format!("{path}: {bytes} bytes"))
+        })
+        .collect();
+    assert_none("tracked, but hidden or too large", &breaches);
 }
 
 #[test]
