@@ -34,65 +34,9 @@ impl ApiKey {
     }
 }
 
-/// A version range that a broker offers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Served {
-    /// The API.
-    pub api: ApiKey,
-    /// The first version offered.
-    pub first: i16,
-    /// The last.
-    pub last: i16,
-}
-
-const fn served(api: ApiKey, first: i16, last: i16) -> Served {
-    Served { api, first, last }
-}
-
-/// What the broker serves, as `ApiVersions` tells it.
-///
-/// Produce is offered from 0 though only 3 and later are taken (KAFKA-18659): librdkafka switches itself
-/// off where the range does not start there.
-pub const SERVED: &[Served] = &[
-    served(ApiKey::Produce, 0, 13),
-    served(ApiKey::Fetch, 4, 18),
-    served(ApiKey::ListOffsets, 1, 11),
-    served(ApiKey::Metadata, 0, 13),
-    served(ApiKey::FindCoordinator, 0, 6),
-    served(ApiKey::ApiVersions, 0, 4),
-    served(ApiKey::CreateTopics, 2, 7),
-    served(ApiKey::DeleteTopics, 1, 6),
-    served(ApiKey::DeleteRecords, 0, 2),
-    served(ApiKey::InitProducerId, 0, 5),
-    served(ApiKey::OffsetForLeaderEpoch, 2, 4),
-    served(ApiKey::DescribeConfigs, 1, 4),
-    served(ApiKey::AlterConfigs, 0, 2),
-    served(ApiKey::DescribeLogDirs, 1, 4),
-    served(ApiKey::CreatePartitions, 0, 3),
-    served(ApiKey::IncrementalAlterConfigs, 0, 1),
-    served(ApiKey::DescribeCluster, 0, 2),
-    served(ApiKey::DescribeProducers, 0, 0),
-    served(ApiKey::DescribeTopicPartitions, 0, 0),
-    served(ApiKey::ListConfigResources, 0, 1),
-];
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn all_that_is_served_has_tables() {
-        // Proves that no version is offered that can't be read, but for Produce's first three.
-        for Served { api, first, last } in SERVED {
-            let info = api.info();
-            assert!(*last <= info.last, "{} {last}", info.name);
-            assert!(
-                *first >= info.first || *api == ApiKey::Produce,
-                "{} {first}",
-                info.name
-            );
-        }
-    }
 
     #[test]
     fn headers_follow_the_message_but_for_api_versions() {

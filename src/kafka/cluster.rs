@@ -17,7 +17,7 @@ const ENDPOINT_CONTROLLERS: i8 = 2;
 /// a cluster knows, for nobody is kept from it.
 pub(super) const CLUSTER_OPERATIONS: i32 = 0b1_1111_1010_0000;
 
-/// `DescribeCluster` 0-2.
+/// `DescribeCluster`.
 pub(crate) fn describe_cluster(
     image: &Image,
     routing: &impl Routing,

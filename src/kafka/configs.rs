@@ -43,7 +43,7 @@ const BROKER_LOGGER: i8 = 8;
 const CLIENT_METRICS: i8 = 16;
 const GROUP: i8 = 32;
 
-/// `DescribeConfigs` 1-4.
+/// `DescribeConfigs`.
 pub(crate) fn describe_configs(
     host: &impl Host,
     routing: &impl Routing,
@@ -258,7 +258,7 @@ struct Wish {
     alteration: Result<Alteration, Refusal>,
 }
 
-/// `AlterConfigs` 0-2: what is not named goes back to its default.
+/// `AlterConfigs`: what is not named goes back to its default.
 pub(crate) async fn alter_configs(
     host: &impl Host,
     routing: &impl Routing,
@@ -291,7 +291,7 @@ pub(crate) async fn alter_configs(
     }
 }
 
-/// `IncrementalAlterConfigs` 0-1: what is not named stays.
+/// `IncrementalAlterConfigs`: what is not named stays.
 pub(crate) async fn incremental_alter_configs(
     host: &impl Host,
     routing: &impl Routing,
@@ -396,7 +396,7 @@ fn alteration_of(routing: &impl Routing, wish: &Wish) -> Result<Command, Refusal
     }
 }
 
-/// `ListConfigResources` 0-1. Version 0 only knows client metrics, of which there are none.
+/// `ListConfigResources`. Version 0 only knows client metrics, of which there are none.
 pub(crate) fn list_config_resources(
     image: &Image,
     routing: &impl Routing,

@@ -23,7 +23,7 @@ const TRANSACTION_PARTITIONS: i32 = 50;
 /// The first version that asks for many keys at once.
 const BATCHED_VERSION: i16 = 4;
 
-/// `FindCoordinator` 0-6.
+/// `FindCoordinator`.
 pub(crate) fn find_coordinator(
     image: &Image,
     routing: &impl Routing,
@@ -208,7 +208,7 @@ impl ProducerIds {
     }
 }
 
-/// `InitProducerId` 0-5, for idempotent producers.
+/// `InitProducerId`, for idempotent producers.
 pub(crate) async fn init_producer_id(
     submit: &impl Submit,
     ids: &ProducerIds,

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 
-use streambus_proto::api::{ApiKey, SERVED};
+use streambus_proto::api::ApiKey;
 use streambus_proto::error_code::ErrorCode;
 use streambus_proto::frame::RequestHeader;
 use streambus_proto::messages::api_versions_response::{ApiVersion, ApiVersionsResponse};
@@ -22,6 +22,7 @@ use super::broker::Broker;
 use super::listener::View;
 use super::log_dirs::LogDir;
 use super::response::{ReplyTo, ResponseError, Slices};
+use super::served::{self, SERVED, Served};
 use super::topic_partitions;
 use super::{cluster, configs, coordinators, fetch, log_dirs, metadata, offsets, produce, topics};
 
@@ -68,8 +69,7 @@ pub(super) async fn dispatch(
     let mut reader = Reader::new(&frame);
     let header = RequestHeader::read(&mut reader)?;
     let (api_key, version) = (header.api_key, header.api_version);
-    let served = SERVED.iter().find(|served| served.api as i16 == api_key);
-    let Some(served) = served else {
+    let Some(served) = served::find(api_key) else {
         return Err(Refused::NotServed { api_key, version });
     };
     broker
@@ -83,9 +83,9 @@ pub(super) async fn dispatch(
         figures: Rc::clone(broker.shard.metrics()),
     };
     if served.api == ApiKey::ApiVersions {
-        return api_versions(reply_to).map(Answer::Now);
+        return api_versions(served, reply_to).map(Answer::Now);
     }
-    if !(served.first.max(served.api.info().first)..=served.last).contains(&version) {
+    if !served.has(version) {
         return Err(Refused::NotServed { api_key, version });
     }
     if served.api == ApiKey::Produce {
@@ -114,10 +114,10 @@ pub(super) async fn dispatch(
     })))
 }
 
-/// `ApiVersions` 0-4. A version that is not known is answered in version 0, so that the client learns
+/// A version of `ApiVersions` that is not served is answered in version 0, so that the client learns
 /// which ones are (KIP-511).
-fn api_versions(reply_to: ReplyTo) -> Result<Slices, Refused> {
-    let known = (0..=4).contains(&reply_to.version);
+fn api_versions(served: Served, reply_to: ReplyTo) -> Result<Slices, Refused> {
+    let known = served.has(reply_to.version);
     let keys = SERVED.iter().map(|served| ApiVersion {
         api_key: served.api as i16,
         min_version: served.first,

@@ -1,4 +1,4 @@
-//! `Fetch` 4-18.
+//! `Fetch`.
 
 use std::cell::Cell;
 use std::rc::Rc;

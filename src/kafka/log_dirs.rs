@@ -23,7 +23,7 @@ pub(crate) struct LogDir {
     pub sizes: Vec<(TopicId, i32, u64)>,
 }
 
-/// `DescribeLogDirs` 1-5. A broker tells of what it leads: ask each core of a core listener for its own.
+/// `DescribeLogDirs`. A broker tells of what it leads: ask each core of a core listener for its own.
 pub(crate) fn describe_log_dirs(
     image: &Image,
     request: &DescribeLogDirsRequest<'_>,

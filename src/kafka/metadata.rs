@@ -1,4 +1,4 @@
-//! `Metadata` 0-13: which topics there are and which broker leads what; and topics made because a
+//! `Metadata`: which topics there are and which broker leads what; and topics made because a
 //! client named them.
 
 use std::rc::Rc;

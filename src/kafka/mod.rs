@@ -1,5 +1,5 @@
 //! The protocol: a file for each family of APIs, and the connections that carry them. The only room
-//! that sees request versions.
+//! that sees request versions; `served` lists them.
 
 mod accept;
 mod admin;
@@ -19,6 +19,7 @@ mod metadata;
 mod offsets;
 mod produce;
 mod response;
+mod served;
 #[cfg(test)]
 mod test_host;
 mod topic_partitions;

@@ -1,5 +1,5 @@
-//! `ListOffsets` 1-11, `OffsetForLeaderEpoch` 2-4, `DeleteRecords` 0-2, `DescribeProducers` 0: questions
-//! and orders about offsets, partition by partition.
+//! `ListOffsets`, `OffsetForLeaderEpoch`, `DeleteRecords`, `DescribeProducers`: questions and orders
+//! about offsets, partition by partition.
 
 use std::rc::Rc;
 

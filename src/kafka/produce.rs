@@ -1,4 +1,4 @@
-//! `Produce` 3-13.
+//! `Produce`.
 
 use std::rc::Rc;
 

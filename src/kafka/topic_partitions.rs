@@ -20,7 +20,7 @@ const PARTITIONS_MAX: usize = 2_000;
 /// knows, for nobody is kept from it.
 pub(super) const TOPIC_OPERATIONS: i32 = 0b1101_1111_1000;
 
-/// `DescribeTopicPartitions` 0.
+/// `DescribeTopicPartitions`.
 ///
 /// # Errors
 /// `INVALID_REQUEST` for a cursor that no answer gave: the whole request fails.

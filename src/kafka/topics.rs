@@ -25,7 +25,7 @@ use crate::metadata::{
     Change, Command, ConfigMap, Delta, Image, Layout, ManualPartition, Refusal, apply, topic_config,
 };
 
-/// `CreateTopics` 2-7: each topic on its own, in the order of the request.
+/// `CreateTopics`: each topic on its own, in the order of the request.
 pub(crate) async fn create_topics(
     host: &impl Host,
     routing: &impl Routing,
@@ -207,7 +207,7 @@ fn topic_configs(image: &Image, configs: &ConfigMap) -> Vec<CreatableTopicConfig
     topic_config::TABLE.iter().map(entry).collect()
 }
 
-/// `DeleteTopics` 1-6, by name or (6) by id.
+/// `DeleteTopics`, by name or, from version 6 on, by id.
 pub(crate) async fn delete_topics(
     host: &impl Host,
     request: &DeleteTopicsRequest<'_>,
@@ -331,7 +331,7 @@ fn unknown_topic(name: &str) -> Refusal {
     Refusal::new(ErrorCode::UnknownTopicOrPartition, message)
 }
 
-/// `CreatePartitions` 0-3: each topic on its own, in the order of the request.
+/// `CreatePartitions`: each topic on its own, in the order of the request.
 pub(crate) async fn create_partitions(
     host: &impl Host,
     routing: &impl Routing,

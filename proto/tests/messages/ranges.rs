@@ -1,4 +1,4 @@
-//! The versions that Kafka 4.2 has, and that there is a table for each.
+//! The versions that Kafka 4.3 has, and that there is a table for each.
 
 use streambus_proto::api::ApiKey;
 
@@ -38,7 +38,7 @@ const KAFKA: &[(i16, &str, i16, i16, i16)] = &[
     (32, "DescribeConfigs", 1, 4, 4),
     (33, "AlterConfigs", 0, 2, 2),
     (34, "AlterReplicaLogDirs", 1, 2, 2),
-    (35, "DescribeLogDirs", 1, 4, 2),
+    (35, "DescribeLogDirs", 1, 5, 2),
     (36, "SaslAuthenticate", 0, 2, 2),
     (37, "CreatePartitions", 0, 3, 2),
     (38, "CreateDelegationToken", 1, 3, 2),
@@ -82,7 +82,7 @@ const NEVER: i16 = i16::MAX;
 
 #[test]
 fn all_versions_of_kafka_have_tables() {
-    // Proves that no client-facing API or version of Kafka 4.2 is missing, and that none is there that must
+    // Proves that no client-facing API or version of Kafka 4.3 is missing, and that none is there that must
     // not be.
     for (key, name, first, last, flexible_from) in KAFKA {
         let api = ApiKey::from_i16(*key).unwrap_or_else(|| panic!("no table for {name}"));
