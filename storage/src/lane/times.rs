@@ -91,8 +91,12 @@ impl Lane {
         while low <= high {
             match self.offset_for_timestamp(key, sought, upto).await? {
                 Some(hit) => {
-                    low = hit.timestamp.saturating_add(1);
                     latest = Some(hit);
+                    // Nothing is later. The bound may be the largest number that there is: no number lies above it.
+                    if hit.timestamp >= high {
+                        break;
+                    }
+                    low = hit.timestamp + 1;
                 }
                 None => high = sought - 1,
             }

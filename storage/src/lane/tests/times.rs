@@ -186,6 +186,35 @@ fn what_is_not_committed_is_not_found() {
 }
 
 #[test]
+fn the_latest_record_is_found_at_the_ends_of_the_type() {
+    // Proves that the search for the latest record ends for the largest and the smallest timestamps that there are.
+    let cases: [(&[i64], Option<(i64, i64)>); 5] = [
+        (&[i64::MAX], Some((0, i64::MAX))),
+        (&[5, i64::MAX, 7], Some((1, i64::MAX))),
+        (&[i64::MAX - 1, 0], Some((0, i64::MAX - 1))),
+        (&[0], Some((0, 0))),
+        (&[i64::MIN, -1], None),
+    ];
+    for (timestamps, expected) in cases {
+        for claims in [None, Some(i64::MAX)] {
+            let dir = tempfile::tempdir().unwrap();
+            run_alone(async {
+                let (lane, _, _) = started(dir.path(), small()).await;
+                let bytes = claims.map_or_else(
+                    || timed(timestamps),
+                    |claimed| claiming(claimed, timestamps),
+                );
+                write(&lane, &[bytes]).await;
+                let name = format!("{timestamps:?}, claiming {claims:?}");
+                finds(&lane, &name, &[(None, expected)]).await;
+                lane.close().await.unwrap();
+            })
+            .unwrap();
+        }
+    }
+}
+
+#[test]
 fn a_log_start_that_moves_past_the_look_up_is_no_error() {
     // Proves that a look-up goes on behind a log start that moved while it read a table.
     let dir = tempfile::tempdir().unwrap();
