@@ -34,7 +34,7 @@
 //!            0 magic "SBWC" u32   4 version u16    6 0 u16
 //!            8 file epoch u64    16 commit id u64 24 position in the file u64
 //!           32 length u32        36 records u32   40 first record's sequence u64
-//!           48 run u32           52 0 u64         60 crc u32
+//!           48 run u32           52 sealed u64    60 crc u32
 //!
 //! record   begins at a multiple of 8 in its commit
 //!          | header (64)    | payload | zeros to 8 |
@@ -44,7 +44,8 @@
 //!           52 position in the commit u32  56 run u32  60 crc u32 (header and payload)
 //! ```
 //!
-//! CRCs are CRC-32 (IEEE) that start from the lane's nonce. A commit is written once, and never
+//! `sealed` is the wall clock's time in ms since 1970, 0 if it is not known. CRCs are CRC-32 (IEEE) that start from the
+//! lane's nonce. A commit is written once, and never
 //! touched again before its file is recycled under a new epoch; at most one is under way.
 //!
 //! # Table, version 2: `table-<id>.tbl`
@@ -76,7 +77,7 @@
 //! keys the hash). Segments that no filter covers may hold any key. Version 1, which is read as well, has
 //! no filters.
 //!
-//! # Manifest, version 2: `MANIFEST`
+//! # Manifest, version 3: `MANIFEST`
 //!
 //! ```text
 //! header   magic "SBMF" u32, version u16, 0 u16, body bytes u64, crc u32 (length and body), 0 u32
@@ -84,7 +85,8 @@
 //!          floor: file epoch u64, position u64, commit id u64, sequence u64
 //!          next table id u64,
 //!          tables u32, then for each: id u64, file bytes u64, sequence end u64,
-//!            merges u32, replaced parts u32, then the number of each u32
+//!            merges u32, replaced parts u32, then the number of each u32,
+//!            time after which nothing in it was appended i64 (ms since 1970; -1: unknown)
 //!          obsolete tables u32, then for each: id u64
 //!          partitions u32, then for each:
 //!            topic id 16 bytes, partition i32, log start i64, created at sequence u64,
@@ -93,7 +95,8 @@
 //!            annotation offset i64 (-1: none), annotation bytes u32, the annotation
 //! ```
 //!
-//! Version 1, which is read as well, lacks merges, replaced parts and what is cleaned.
+//! Version 2, which is read as well, lacks the times: a table without one gets the time at which it is first opened by
+//! a build that knows of them. Version 1, which is read as well, also lacks merges, replaced parts and what is cleaned.
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing)]
 #![cfg_attr(

@@ -11,10 +11,11 @@ use crate::codec::{Decoder, Encoder, Malformed};
 use crate::key::PartitionKey;
 use crate::wal::WalPlace;
 
-/// Version of the manifest format that this build writes. It reads version 1 as well, which knows
-/// neither merges nor cleaning.
-pub(crate) const MANIFEST_VERSION: u16 = 2;
+/// Version of the manifest format that this build writes. It reads versions 1, which knows neither merges nor
+/// cleaning, and 2, which does not know when tables were written.
+pub(crate) const MANIFEST_VERSION: u16 = 3;
 const VERSION_BEFORE_CLEANING: u16 = 1;
+const VERSION_BEFORE_TIMES: u16 = 2;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"SBMF");
 const HEADER_BYTES: usize = 24;
@@ -34,6 +35,9 @@ pub(crate) struct TableEntry {
     pub(crate) merges: u32,
     /// Numbers of its parts whose batches were cleaned into another table, ascending.
     pub(crate) replaced_parts: Vec<u32>,
+    /// Nothing in it was appended later, by the wall clock, ms. `None` from builds that did not write it: the lane then
+    /// takes the time at which it opens the table and writes that down.
+    pub(crate) written_ms: Option<i64>,
 }
 
 /// The owner's state of a partition as of an offset.
@@ -141,6 +145,7 @@ impl Manifest {
             for part in &table.replaced_parts {
                 encoder.u32(*part);
             }
+            encoder.i64(table.written_ms.unwrap_or(-1));
         }
         encoder.count(self.obsolete.len());
         for id in &self.obsolete {
@@ -159,7 +164,7 @@ impl Manifest {
             return Err(ManifestError::Damaged);
         }
         let version = header.u16()?;
-        if version != MANIFEST_VERSION && version != VERSION_BEFORE_CLEANING {
+        if !(VERSION_BEFORE_CLEANING..=MANIFEST_VERSION).contains(&version) {
             return Err(ManifestError::OtherVersion(version));
         }
         header.u16()?;
@@ -193,12 +198,16 @@ impl Manifest {
                 sequence_end: decoder.u64()?,
                 merges: 0,
                 replaced_parts: Vec::new(),
+                written_ms: None,
             };
             if version > VERSION_BEFORE_CLEANING {
                 entry.merges = decoder.u32()?;
                 let replaced = decoder.count(4)?;
                 let parts = (0..replaced).map(|_| decoder.u32());
                 entry.replaced_parts = parts.collect::<Result<_, _>>()?;
+            }
+            if version > VERSION_BEFORE_TIMES {
+                entry.written_ms = Some(decoder.i64()?).filter(|time| *time >= 0);
             }
             Ok(entry)
         };
@@ -325,6 +334,7 @@ mod tests {
                 sequence_end: 90,
                 merges: 2,
                 replaced_parts: vec![3, 8],
+                written_ms: Some(1_700_000_000_123),
             }],
             obsolete: vec![6],
             partitions: vec![partition(0, None), partition(1, Some(annotation))],
@@ -355,10 +365,10 @@ mod tests {
             assert!(Manifest::decode(&bytes[..at]).is_err(), "cut to {at} bytes");
         }
         let mut newer = bytes;
-        newer[4] = 3;
+        newer[4] = 4;
         assert_eq!(
             Manifest::decode(&newer),
-            Err(ManifestError::OtherVersion(3))
+            Err(ManifestError::OtherVersion(4))
         );
     }
 
@@ -370,6 +380,7 @@ mod tests {
             sample().encode(),
             Manifest::new(1).encode(),
             include_bytes!("../golden/manifest-v1.bin").to_vec(),
+            include_bytes!("../golden/manifest-v2.bin").to_vec(),
         ];
         streambus_shards::sim::mutated(&samples, |bytes| {
             let _ = Manifest::decode(bytes);
@@ -387,17 +398,24 @@ mod tests {
     #[test]
     fn the_format_is_what_it_was() {
         // Proves that manifests of earlier builds are still read: the bytes are those of versions
-        // 1, which knew neither merges nor cleaning, and 2.
+        // 1, which knew neither merges nor cleaning, 2, which did not know when tables were written, and 3.
         let golden = include_bytes!("../golden/manifest-v1.bin");
         let mut before = sample();
         for table in &mut before.tables {
             (table.merges, table.replaced_parts) = (0, Vec::new());
+            table.written_ms = None;
         }
         for partition in &mut before.partitions {
             partition.cleaned_end = Offset(0);
         }
         assert_eq!(Manifest::decode(golden), Ok(before));
         let golden = include_bytes!("../golden/manifest-v2.bin");
+        let mut before = sample();
+        for table in &mut before.tables {
+            table.written_ms = None;
+        }
+        assert_eq!(Manifest::decode(golden), Ok(before));
+        let golden = include_bytes!("../golden/manifest-v3.bin");
         assert_eq!(Manifest::decode(golden), Ok(sample()));
         assert_eq!(
             sample().encode(),

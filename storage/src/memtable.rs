@@ -219,6 +219,8 @@ pub(crate) struct Memtable {
     pub(crate) ranges: Vec<MemRange>,
     /// Where the WAL goes on after it; known when it freezes.
     pub(crate) wal_end: Option<WalPlace>,
+    /// When its last commit was sealed, by the wall clock, ms: nothing in it was appended later.
+    pub(crate) appended_ms: i64,
 }
 
 impl Memtable {
@@ -228,7 +230,13 @@ impl Memtable {
             held_bytes: 0,
             ranges: Vec::new(),
             wal_end: None,
+            appended_ms: 0,
         }
+    }
+
+    /// Something was appended at this time. A clock that goes back makes nothing older.
+    pub(crate) fn note_time(&mut self, now_ms: i64) {
+        self.appended_ms = self.appended_ms.max(now_ms);
     }
 
     /// Counts a batch in; `range` is where the partition's range stands here, if it has one.

@@ -69,6 +69,8 @@ pub(crate) struct Partition {
     /// Its tables get filters on the keys. Not durable: a partition is one if its tables have them,
     /// or once its owner asks for it to be cleaned.
     pub(crate) keyed: bool,
+    /// When its last batch in memory was appended, by the wall clock, ms: the age of those without a timestamp.
+    pub(crate) appended_ms: i64,
     /// The memtable that its last batch went to, and its range's number there.
     pub(crate) memtable: Option<(u64, usize)>,
     /// The commit that its last batch went to, and its number among that commit's ends.
@@ -90,6 +92,7 @@ impl Partition {
             cleaned_end: Offset(0),
             undecided: None,
             keyed: false,
+            appended_ms: 0,
             memtable: None,
             commit: None,
         }
@@ -102,6 +105,11 @@ impl Partition {
         partition.annotation = entry.annotation;
         partition.cleaned_end = entry.cleaned_end;
         partition
+    }
+
+    /// Something was appended at this time. A clock that goes back makes nothing older.
+    pub(crate) fn note_time(&mut self, now_ms: i64) {
+        self.appended_ms = self.appended_ms.max(now_ms);
     }
 
     /// Where the next survey begins.
@@ -232,22 +240,32 @@ impl Partition {
         tables + self.mem.bytes()
     }
 
-    /// What retention decides over, oldest first.
+    /// What retention decides over, oldest first. What has no timestamp is as old as its file, as in Kafka: as the last
+    /// batch of the memtable that its table was flushed from, or, in memory, as the partition's last batch.
     pub(crate) fn held(&self) -> impl Iterator<Item = Held> + Clone {
         let tables = self.ranges.iter().map(|range| {
             let part = range.part();
             Held {
                 end: range.end,
                 bytes: part.bytes,
-                max_timestamp: part.max_timestamp,
+                max_timestamp: or_else(part.max_timestamp, range.table.written_ms()),
             }
         });
         let memory = self.mem.iter().map(|batch| Held {
             end: Offset(batch.last_offset.0 + 1),
             bytes: batch.bytes.len() as u64,
-            max_timestamp: batch.max_timestamp,
+            max_timestamp: or_else(batch.max_timestamp, self.appended_ms),
         });
         tables.chain(memory)
+    }
+}
+
+/// The largest timestamp of some records, or another time if they have none.
+fn or_else(max_timestamp: i64, written_ms: i64) -> i64 {
+    if max_timestamp < 0 {
+        written_ms
+    } else {
+        max_timestamp
     }
 }
 

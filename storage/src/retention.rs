@@ -7,7 +7,7 @@ use streambus_proto::ids::Offset;
 pub(crate) struct Held {
     pub(crate) end: Offset,
     pub(crate) bytes: u64,
-    /// Largest timestamp in it, ms; negative when it has none.
+    /// Largest timestamp in it, ms, or when it was written if it has none; negative when neither is known.
     pub(crate) max_timestamp: i64,
 }
 
@@ -22,7 +22,7 @@ pub(crate) struct Limits {
 ///
 /// Parts go from the oldest on, as in Kafka: the first one that must stay keeps all after it. By
 /// size, a part goes only if what is left still reaches the limit, so that `retention.bytes` is a
-/// promise of how much is kept at least. A part without timestamps has no age and stays.
+/// promise of how much is kept at least. A part of unknown age stays.
 pub(crate) fn log_start_after(
     log_start: Offset,
     parts: impl Iterator<Item = Held> + Clone,

@@ -313,6 +313,7 @@ impl Lane {
                 sequence_end,
                 merges: 0,
                 replaced_parts: Vec::new(),
+                written_ms: replaced.iter().map(|range| range.table.written_ms()).max(),
             };
             let mut manifest = state.manifest(state.floor, std::slice::from_ref(&entry));
             for table in &mut manifest.tables {

@@ -9,7 +9,7 @@
 use std::path::Path;
 use std::rc::Rc;
 
-use streambus_shards::{Buf, File, OpenOptions, disk, yield_if_needed};
+use streambus_shards::{Buf, File, OpenOptions, disk, wall_ms, yield_if_needed};
 
 use super::Lane;
 use super::state::{LiveTable, State};
@@ -107,6 +107,7 @@ impl Lane {
                 sequence_end: wal_end.sequence,
                 merges: 0,
                 replaced_parts: Vec::new(),
+                written_ms: Some(memtable.appended_ms),
             });
             self.state.borrow_mut().stats.flushed_bytes += file_bytes;
         }
@@ -174,7 +175,7 @@ impl Lane {
             };
             let unnamed = self.dir.join(names::table_new(entry.id));
             disk::rename(&unnamed, &path).await.map_err(failed)?;
-            let opened = Table::open(&self.dir, entry.id, self.nonce, entry.file_bytes).await?;
+            let opened = Table::open(&self.dir, self.nonce, entry, wall_ms()).await?;
             tables.push(Rc::new(opened));
         }
         Ok(tables)

@@ -66,6 +66,8 @@ pub(super) struct Merging {
     purpose: Purpose,
     merges: u32,
     sequence_end: u64,
+    /// Nothing in the inputs was appended later.
+    written_ms: i64,
     inputs: Vec<TableCursor>,
     outputs: VecDeque<Vec<Piece>>,
     writing: Option<Writing>,
@@ -188,6 +190,7 @@ impl Lane {
             sequence_end: merging.sequence_end,
             merges: merging.merges,
             replaced_parts: Vec::new(),
+            written_ms: Some(merging.written_ms),
         };
         merging.written.push(entry);
         Ok(true)
@@ -358,10 +361,13 @@ impl State {
         assert!(!outputs.is_empty(), "a merge of nothing");
         let ends = ids.iter().map(known).map(|live| live.sequence_end);
         let sequence_end = ends.max().expect("a merge of something");
+        let times = ids.iter().map(known).map(|live| live.table.written_ms());
+        let written_ms = times.max().expect("a merge of something");
         Merging {
             purpose,
             merges,
             sequence_end,
+            written_ms,
             inputs: ids
                 .iter()
                 .map(known)

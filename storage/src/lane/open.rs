@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use streambus_proto::ids::{LeaderEpoch, Offset};
-use streambus_shards::{Buf, DiskError, File, disk, now, rng_u64};
+use streambus_shards::{Buf, DiskError, File, disk, now, rng_u64, wall_ms};
 
 use super::flush::write_manifest;
 use super::reserve::Reserve;
@@ -121,6 +121,8 @@ impl Lane {
             touched: Vec::new(),
             nonce,
             files,
+            now_ms: wall_ms(),
+            commit_ms: 0,
         };
         opening.tables(dir, &manifest).await?;
         let began = now();
@@ -262,6 +264,10 @@ struct Opening {
     touched: Vec<BatchInfoOf>,
     nonce: Nonce,
     files: WalFiles,
+    /// By the wall clock: the age of what has none.
+    now_ms: i64,
+    /// When the commit that is applied was sealed.
+    commit_ms: i64,
 }
 
 struct BatchInfoOf {
@@ -287,7 +293,7 @@ impl Opening {
         }
         let mut ranges = Vec::new();
         for entry in &manifest.tables {
-            let table = Table::open(dir, entry.id, self.nonce, entry.file_bytes).await?;
+            let table = Table::open(dir, self.nonce, entry, self.now_ms).await?;
             let table = Rc::new(table);
             let mut live = LiveTable::new(Rc::clone(&table), entry.sequence_end, entry.merges);
             live.replaced_parts.extend(&entry.replaced_parts);
@@ -359,7 +365,8 @@ impl Opening {
             self.recovery.scanned_bytes += fresh as u64;
             match replay.feed(&bytes) {
                 Fed::Nothing => {}
-                Fed::Commit(records) => {
+                Fed::Commit { records, sealed_ms } => {
+                    self.note_time(sealed_ms);
                     self.apply_commit(need, &bytes, &records)?;
                     last = Some(LastCommit { need, bytes });
                 }
@@ -392,6 +399,13 @@ impl Opening {
         };
         let failed = |source| StorageError::disk(&self.files.path(need.epoch), source);
         written.await.map_err(failed)
+    }
+
+    /// What is applied from here on was appended at this time.
+    fn note_time(&mut self, sealed_ms: u64) {
+        let known = i64::try_from(sealed_ms).ok().filter(|time| *time > 0);
+        self.commit_ms = known.unwrap_or(self.now_ms);
+        self.state.active.note_time(self.commit_ms);
     }
 
     fn apply_commit(
@@ -482,6 +496,7 @@ impl Opening {
         };
         let range = partition.memtable.map(|(_, at)| at);
         partition.memtable = Some((active.id, active.add(range, &batch)));
+        partition.note_time(self.commit_ms);
         partition.mem.push(active.id, batch);
         self.touched.push(BatchInfoOf { slot, info });
         Ok(())
@@ -598,7 +613,12 @@ impl Opening {
             cache,
             reserve: Reserve::default(),
         };
-        if manifest.generation == 1 {
+        // Without it, what has no age would begin anew at each start.
+        let ageless = manifest
+            .tables
+            .iter()
+            .any(|entry| entry.written_ms.is_none());
+        if manifest.generation == 1 || ageless {
             let second = lane.state.borrow().manifest(manifest.floor, &[]);
             lane.write_manifest(&second).await?;
         }

@@ -93,7 +93,8 @@ impl Lane {
     async fn scrub_end(&self, id: u64) {
         let Some(table) = self.table(id) else { return };
         let end = table.footer.data_bytes..table.file_bytes;
-        match Table::open(&self.dir, id, self.nonce, table.file_bytes).await {
+        let path = table.path().to_owned();
+        match Table::open_file(path, id, self.nonce, table.file_bytes).await {
             Ok(_) => self.note_sound(&table, &end),
             Err(error) => self.note_damaged(&table, end.start, &error),
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use streambus_proto::ids::{LeaderEpoch, Offset};
-use streambus_shards::{Buf, File, Instant};
+use streambus_shards::{Buf, File, Instant, wall_ms};
 
 use super::clean::CleanRequest;
 use crate::batch::BatchInfo;
@@ -398,13 +398,15 @@ impl State {
 
     /// Closes the open commit and queues it; its batches become readable from memory.
     pub(crate) fn seal(&mut self) {
-        let Some(commit) = self.buffer.seal() else {
+        let now_ms = wall_ms();
+        let Some(commit) = self.buffer.seal(now_ms) else {
             return;
         };
         self.active.held_bytes += commit.held_bytes;
+        self.active.note_time(now_ms);
         let mut ends = Vec::new();
         for batch in commit.batches {
-            self.take_in(commit.place.commit_id, batch, &mut ends);
+            self.take_in(commit.place.commit_id, now_ms, batch, &mut ends);
         }
         let queued = QueuedCommit {
             place: commit.place,
@@ -419,6 +421,7 @@ impl State {
     fn take_in(
         &mut self,
         commit_id: u64,
+        now_ms: i64,
         batch: FramedBatch,
         ends: &mut Vec<(usize, PartitionKey, Offset)>,
     ) {
@@ -451,6 +454,7 @@ impl State {
             .filter(|(id, _)| *id == active.id)
             .map(|(_, at)| at);
         partition.memtable = Some((active.id, active.add(range, &batch)));
+        partition.note_time(now_ms);
         partition.mem.push(active.id, batch);
     }
 
@@ -602,6 +606,7 @@ impl State {
             sequence_end: live.sequence_end,
             merges: live.merges,
             replaced_parts: live.replaced_parts.iter().copied().collect(),
+            written_ms: Some(live.table.written_ms()),
         });
         Manifest {
             nonce: self.nonce,

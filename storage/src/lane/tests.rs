@@ -14,6 +14,7 @@ use crate::batch::tests::batch;
 use crate::config::LaneConfig;
 use crate::names;
 
+mod ages;
 mod caching;
 mod cleaning;
 mod histories;

@@ -148,6 +148,12 @@ fn disjoint(findings: &[Finding]) -> Vec<Vec<Lost>> {
     in_order.collect()
 }
 
+/// When the newest of the tables was written, as far as is known.
+fn written_ms(manifest: &Manifest) -> Option<i64> {
+    let times = manifest.tables.iter().map(|table| table.written_ms);
+    times.max().flatten()
+}
+
 /// Writes a table of batches without records.
 async fn fill_table(
     dir: &Path,
@@ -170,6 +176,8 @@ async fn fill_table(
         sequence_end: manifest.floor.sequence,
         merges: 0,
         replaced_parts: Vec::new(),
+        // Batches without records: they go with what the other tables hold.
+        written_ms: written_ms(manifest),
     })
 }
 
@@ -225,6 +233,7 @@ async fn rewrite(
         sequence_end: entry.sequence_end,
         merges: entry.merges,
         replaced_parts: Vec::new(),
+        written_ms: entry.written_ms,
     }))
 }
 

@@ -169,7 +169,7 @@ impl WalLog {
             let bytes = self.read(need).await?;
             match replay.feed(&bytes) {
                 Fed::Nothing => {}
-                Fed::Commit(records) => {
+                Fed::Commit { records, .. } => {
                     ends.last_epoch = need.epoch;
                     let end = need.position + bytes.len() as u64;
                     ends.by_epoch.insert(need.epoch, end);

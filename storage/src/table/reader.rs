@@ -10,6 +10,7 @@ use streambus_shards::{Buf, BufMut, DiskError, File, OpenOptions, planted, yield
 use super::footer::{Footer, TABLE_VERSION, TablePart, Trailer, TrailerRead, checksum};
 use crate::batch::{BATCH_HEADER_BYTES, BatchInfo};
 use crate::error::StorageError;
+use crate::manifest::TableEntry;
 use crate::names;
 use crate::wal::record::{BLOCK_BYTES, Nonce};
 
@@ -22,6 +23,7 @@ pub(crate) struct Table {
     path: PathBuf,
     nonce: Nonce,
     file: File,
+    written_ms: i64,
 }
 
 /// Whole batches of one partition, as they lie in a table.
@@ -46,14 +48,18 @@ pub(crate) struct Wanted {
 }
 
 impl Table {
-    /// Opens a table and reads its footer. `file_bytes` is its length as the manifest knows it.
+    /// Opens a table as the manifest knows it, and reads its footer. `now_ms` is when it was written, if the manifest
+    /// does not say.
     pub(crate) async fn open(
         dir: &Path,
-        id: u64,
         nonce: Nonce,
-        file_bytes: u64,
+        entry: &TableEntry,
+        now_ms: i64,
     ) -> Result<Table, StorageError> {
-        Table::open_file(dir.join(names::table(id)), id, nonce, file_bytes).await
+        let path = dir.join(names::table(entry.id));
+        let mut table = Table::open_file(path, entry.id, nonce, entry.file_bytes).await?;
+        table.written_ms = entry.written_ms.unwrap_or(now_ms);
+        Ok(table)
     }
 
     /// Opens a table that has another name.
@@ -89,7 +95,13 @@ impl Table {
             path,
             nonce,
             file,
+            written_ms: 0,
         })
+    }
+
+    /// Nothing in it was appended later, by the wall clock, ms.
+    pub(crate) fn written_ms(&self) -> i64 {
+        self.written_ms
     }
 
     pub(crate) fn id(&self) -> u64 {

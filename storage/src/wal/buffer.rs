@@ -288,14 +288,14 @@ impl WalBuffer {
         self.records += 1;
     }
 
-    /// Closes the open commit; `None` if it has no records.
-    pub(crate) fn seal(&mut self) -> Option<SealedCommit> {
+    /// Closes the open commit at this time by the wall clock; `None` if it has no records.
+    pub(crate) fn seal(&mut self, now_ms: i64) -> Option<SealedCommit> {
         if self.records == 0 {
             return None;
         }
         pad_to(&mut self.chunk, BLOCK_BYTES);
         let place = self.place;
-        self.write_commit_header();
+        self.write_commit_header(now_ms);
         let bytes = self.chunk.split();
         let length = bytes.len();
         let held_bytes = length + std::mem::take(&mut self.unused_bytes);
@@ -325,7 +325,7 @@ impl WalBuffer {
         Some(sealed)
     }
 
-    fn write_commit_header(&mut self) {
+    fn write_commit_header(&mut self, now_ms: i64) {
         let header = CommitHeader {
             file_epoch: self.place.epoch,
             commit_id: self.place.commit_id,
@@ -334,6 +334,8 @@ impl WalBuffer {
             record_count: self.records,
             first_sequence: self.place.sequence,
             run: self.run,
+            // A clock that stands before 1970 says nothing.
+            sealed_ms: u64::try_from(now_ms).unwrap_or(0),
         };
         let encoded = header.encode(self.nonce);
         let front = self.chunk.as_mut_slice().get_mut(..COMMIT_HEADER_BYTES);

@@ -86,6 +86,9 @@ pub(crate) struct CommitHeader {
     /// Drawn at each opening of the lane: when a torn commit is written over by its successor of
     /// the same id, blocks of the two cannot be taken for one commit.
     pub(crate) run: u32,
+    /// When it was sealed, by the wall clock, ms: the age of records without a timestamp. 0 from builds that did not
+    /// write it.
+    pub(crate) sealed_ms: u64,
 }
 
 impl CommitHeader {
@@ -109,7 +112,7 @@ impl CommitHeader {
         encoder.u32(self.record_count);
         encoder.u64(self.first_sequence);
         encoder.u32(self.run);
-        encoder.u64(0);
+        encoder.u64(self.sealed_ms);
         with_crc(encoder, nonce)
     }
 
@@ -147,6 +150,7 @@ impl CommitHeader {
             record_count: decoder.u32()?,
             first_sequence: decoder.u64()?,
             run: decoder.u32()?,
+            sealed_ms: decoder.u64()?,
         })
     }
 }

@@ -39,7 +39,11 @@ pub(crate) struct Need {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Fed {
     /// A verified commit: the bytes fed are its own, the records lie in them.
-    Commit(Vec<RecordAt>),
+    Commit {
+        records: Vec<RecordAt>,
+        /// See [`CommitHeader::sealed_ms`].
+        sealed_ms: u64,
+    },
     /// Nothing to apply; ask again.
     Nothing,
     /// A synced commit is lost: the file of this epoch is damaged at this position.
@@ -210,7 +214,10 @@ impl Replay {
                     epoch,
                     position: self.next.position,
                 };
-                Fed::Commit(records)
+                Fed::Commit {
+                    records,
+                    sealed_ms: header.sealed_ms,
+                }
             }
             Err(_) => self.search_from(epoch, position, u64::from(header.length)),
         }

@@ -75,7 +75,7 @@ impl Disk {
             let start = need.position as usize;
             let bytes = &self.files[&need.epoch][start..start + need.length];
             match replay.feed(bytes) {
-                Fed::Commit(records) => {
+                Fed::Commit { records, .. } => {
                     sequences.extend(records.iter().map(|record| record.header.sequence));
                 }
                 Fed::Nothing => {}
@@ -98,7 +98,7 @@ fn commit(buffer: &mut WalBuffer, batches: i32, bytes: usize) -> SealedCommit {
         assert_eq!(buffer.room_for(one.len()), Room::Fits);
         buffer.append_batch(key(nth), 0, Offset(i64::from(nth)), LeaderEpoch(2), &one);
     }
-    buffer.seal().unwrap()
+    buffer.seal(0).unwrap()
 }
 
 /// A small generator: the tests repeat exactly.
@@ -335,7 +335,7 @@ fn the_format_is_what_it_was() {
     wal.append_batch(key(5), 0, Offset(40), LeaderEpoch(3), &one);
     wal.append_control(RecordKind::LogStart, key(5), Some(Offset(41)));
     wal.append_control(RecordKind::DropPartition, key(6), None);
-    let sealed = wal.seal().unwrap();
+    let sealed = wal.seal(0).unwrap();
     let mut bytes = FileHeader { epoch: 1 }.encode(NONCE).to_vec();
     bytes.resize(4096, 0);
     bytes.extend_from_slice(&sealed.bytes);
