@@ -29,6 +29,7 @@ use streambus_proto::messages::list_config_resources_response::{
 use super::admin::{Host, duplicates, shown, submit_all};
 use super::topics::told;
 use crate::metadata::broker_config::{self, BrokerConfigDef, Sources};
+use crate::metadata::config_value::Kind;
 use crate::metadata::routing::Routing;
 use crate::metadata::topic_config::{self, ConfigSource, Origin, TopicConfigDef};
 use crate::metadata::{
@@ -120,7 +121,7 @@ fn describe(
                     .broker_configs(ConfigScope::Cluster)
                     .cloned()
                     .unwrap_or_default();
-                let defs = broker_config::TABLE.iter();
+                let defs = broker_config::all();
                 let defs = defs.filter(|def| asked(def.name) && given.contains_key(def.name));
                 let none = ConfigMap::new();
                 let sources = Sources {
@@ -131,8 +132,17 @@ fn describe(
                 Ok(defs.map(|def| broker_entry(&sources, def, with)).collect())
             }
             ConfigScope::Node(node) => {
-                let sources = image.sources_of(node);
-                let defs = broker_config::TABLE.iter().filter(|def| asked(def.name));
+                let mut statics = image.statics().clone();
+                let brokers = routing.brokers();
+                let broker = brokers
+                    .iter()
+                    .find(|broker| broker.id.0.to_string() == name);
+                statics.extend(broker.map(broker_config::identity).unwrap_or_default());
+                let sources = Sources {
+                    statics: &statics,
+                    ..image.sources_of(node)
+                };
+                let defs = broker_config::all().filter(|def| asked(def.name));
                 Ok(defs.map(|def| broker_entry(&sources, def, with)).collect())
             }
         },
@@ -208,17 +218,20 @@ fn broker_entry(
     def: &'static BrokerConfigDef,
     with: Wanted,
 ) -> DescribeConfigsResourceResult<'static> {
-    // A synonym has the value under another name; only the setting's own name holds it here.
-    let own = broker_config::origins(sources, &[def.name])
-        .into_iter()
-        .next();
-    let source = own.as_ref().map_or(ConfigSource::Default, |own| own.source);
+    // A synonym may have the value under another name, in another unit: it gives the source, and
+    // only the setting's own name gives the value.
+    let origins = broker_config::origins_of(sources, def);
+    let source = origins
+        .first()
+        .map_or(ConfigSource::Default, |best| best.source);
+    let own = origins.iter().find(|origin| origin.name == def.name);
     DescribeConfigsResourceResult {
         name: def.name.into(),
-        value: own.map(|own| own.value.into()),
+        value: own.map(|own| own.value.clone().into()),
         read_only: !def.dynamic,
+        is_sensitive: def.kind == Kind::Password,
         config_source: source.code(),
-        synonyms: synonyms(with, || broker_config::origins_of(sources, def)).into(),
+        synonyms: synonyms(with, || origins).into(),
         config_type: def.kind.code(),
         documentation: with.documentation.then_some(def.documentation.into()),
         ..DescribeConfigsResourceResult::default()
@@ -231,7 +244,7 @@ fn logger_entry(log_level: &str) -> DescribeConfigsResourceResult<'static> {
         value: Some(log_level.to_ascii_uppercase().into()),
         read_only: true,
         config_source: ConfigSource::Logger.code(),
-        config_type: crate::metadata::config_value::Kind::String.code(),
+        config_type: Kind::String.code(),
         ..DescribeConfigsResourceResult::default()
     }
 }

@@ -1,6 +1,6 @@
 //! A listener: the ports it has, and how the brokers look to its clients.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use streambus_proto::ids::BrokerId;
@@ -21,10 +21,12 @@ pub struct ListenerPlan {
     pub advertise: Advertise,
     /// The host that clients are told; `None` for the address they connected to.
     pub advertised_host: Option<String>,
+    /// The address that all cores listen on.
+    pub listens: SocketAddr,
     /// The port of the node that clients are told.
     pub node_port: u16,
-    /// The ports of the cores that clients are told, in core mode.
-    pub core_ports: Vec<u16>,
+    /// The ports of the cores, in core mode.
+    pub core_ports: Vec<CorePort>,
     /// The node.
     pub node: NodeId,
     /// How many cores it has.
@@ -33,6 +35,15 @@ pub struct ListenerPlan {
     pub lanes: u16,
     /// Its failure domain.
     pub rack: Option<String>,
+}
+
+/// The port of one core.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CorePort {
+    /// The one that it listens on.
+    pub listens: u16,
+    /// The one that clients are told.
+    pub advertised: u16,
 }
 
 /// A listener as one connection sees it.
@@ -65,11 +76,12 @@ impl View {
         }
     }
 
-    fn address(&self, id: BrokerId, port: u16) -> BrokerAddress {
+    fn address(&self, id: BrokerId, port: CorePort) -> BrokerAddress {
         BrokerAddress {
             id,
             host: self.host.to_string(),
-            port,
+            port: port.advertised,
+            listens: SocketAddr::new(self.plan.listens.ip(), port.listens),
             rack: self.plan.rack.clone(),
         }
     }
@@ -87,7 +99,13 @@ impl Routing for View {
                 .zip(&self.plan.core_ports)
                 .map(|(core, port)| self.address(self.id_of_core(core), *port))
                 .collect(),
-            Advertise::Node => vec![self.address(self.id_of_core(0), self.plan.node_port)],
+            Advertise::Node => {
+                let port = CorePort {
+                    listens: self.plan.listens.port(),
+                    advertised: self.plan.node_port,
+                };
+                vec![self.address(self.id_of_core(0), port)]
+            }
         }
     }
 
@@ -129,7 +147,13 @@ mod tests {
             advertise,
             advertised_host: None,
             node_port: 9_092,
-            core_ports: vec![10_092, 10_093],
+            listens: ([0, 0, 0, 0], 9_092).into(),
+            core_ports: [10_092, 10_093]
+                .map(|port| CorePort {
+                    listens: port,
+                    advertised: port + 5,
+                })
+                .to_vec(),
             node: NodeId(3),
             cores: 2,
             lanes: 4,
@@ -149,7 +173,8 @@ mod tests {
         };
         let cores = view(Advertise::Core);
         let ids: Vec<(i32, u16)> = cores.brokers().iter().map(|b| (b.id.0, b.port)).collect();
-        assert_eq!(ids, [(3_000, 10_092), (3_001, 10_093)]);
+        assert_eq!(ids, [(3_000, 10_097), (3_001, 10_098)]);
+        assert_eq!(cores.brokers()[1].listens, ([0, 0, 0, 0], 10_093).into());
         assert_eq!(
             (cores.leader_of(&place), cores.this()),
             (BrokerId(3_001), BrokerId(3_001))

@@ -28,4 +28,4 @@ mod topics;
 pub use accept::accept;
 pub use broker::Broker;
 pub use connection_limits::ConnectionLimits;
-pub use listener::ListenerPlan;
+pub use listener::{CorePort, ListenerPlan};

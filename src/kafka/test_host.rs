@@ -60,6 +60,7 @@ impl Routing for TwoCores {
             id: BrokerId(i32::from(core)),
             host: "localhost".to_owned(),
             port: 10_092 + core,
+            listens: ([0, 0, 0, 0], 10_092 + core).into(),
             rack: None,
         };
         vec![broker(0), broker(1)]

@@ -17,6 +17,19 @@ pub enum Alteration {
     Edit(Vec<ConfigEdit>),
 }
 
+impl Alteration {
+    /// The settings that it gives a value.
+    pub(super) fn names_with_values(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+        match self {
+            Alteration::Replace(pairs) => Box::new(pairs.iter().map(|(name, _)| name.as_str())),
+            Alteration::Edit(edits) => {
+                let given = edits.iter().filter(|edit| edit.op != ConfigOp::Delete);
+                Box::new(given.map(|edit| edit.name.as_str()))
+            }
+        }
+    }
+}
+
 /// One change of one setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigEdit {

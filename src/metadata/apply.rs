@@ -439,6 +439,14 @@ fn alter_broker_config(
         let message = format!("there is no node {}", node.0);
         return Err(Refusal::new(ErrorCode::InvalidRequest, message));
     }
+    let fixed: Vec<&str> = alteration
+        .names_with_values()
+        .filter(|name| broker_config::find(name).is_some_and(|def| !def.dynamic))
+        .collect();
+    if !fixed.is_empty() {
+        let message = broker_config::fixed(&fixed);
+        return Err(Refusal::new(ErrorCode::InvalidRequest, message));
+    }
     let none = ConfigMap::new();
     let before = image.broker_configs(scope).unwrap_or(&none);
     let current = |name: &str| {

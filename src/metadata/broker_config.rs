@@ -1,14 +1,15 @@
 //! The broker's settings under Kafka's names: what tools may ask for and what can be changed at run
 //! time. Everything else of the broker is in `streambus.toml` only.
 
+mod absent;
 mod statics;
 mod table;
 
 pub use statics::statics;
-pub use table::TABLE;
 
-use super::config_value::{self, Bound, Kind};
+use super::config_value::{self, Bound, Effect, Kind};
 use super::image::ConfigMap;
+use super::routing::BrokerAddress;
 use super::topic_config::{ConfigSource, Origin};
 
 /// One broker setting that clients see.
@@ -26,13 +27,20 @@ pub struct BrokerConfigDef {
     pub dynamic: bool,
     /// Other names for the same thing, in the order in which they hold.
     pub synonyms: &'static [&'static str],
+    /// Whether it does anything here.
+    pub effect: Effect,
     /// What it does.
     pub documentation: &'static str,
 }
 
+/// Every broker setting of Kafka 4.3.1.
+pub fn all() -> impl Iterator<Item = &'static BrokerConfigDef> {
+    table::TABLE.iter().chain(absent::ABSENT)
+}
+
 /// Looks a setting up.
 pub fn find(name: &str) -> Option<&'static BrokerConfigDef> {
-    TABLE.iter().find(|def| def.name == name)
+    all().find(|def| def.name == name)
 }
 
 /// Judges a setting that is to be changed at run time.
@@ -50,7 +58,7 @@ pub fn check(name: &str, value: &str) -> Result<(), String> {
 /// If there is none of this name, or if it can only be set in the configuration file.
 pub fn changeable(name: &str) -> Result<&'static BrokerConfigDef, String> {
     let Some(def) = find(name) else {
-        let near = config_value::suggestion(name, TABLE.iter().map(|def| def.name));
+        let near = config_value::suggestion(name, all().map(|def| def.name));
         let meant = near
             .map(|near| format!("; did you mean {near}?"))
             .unwrap_or_default();
@@ -58,11 +66,45 @@ pub fn changeable(name: &str) -> Result<&'static BrokerConfigDef, String> {
         return Err(format!("Unknown broker config name: {shown}{meant}"));
     };
     if !def.dynamic {
-        return Err(format!(
-            "Cannot update these configs dynamically: {name}; set it in streambus.toml and restart"
-        ));
+        return Err(fixed(&[name]));
     }
     Ok(def)
+}
+
+/// Why settings can't be changed at run time: Kafka's sentence, and the remedy.
+pub fn fixed(names: &[&str]) -> String {
+    let absent = |name: &&str| find(name).is_some_and(|def| def.effect == Effect::Absent);
+    let remedy = if names.iter().all(absent) {
+        "nothing here depends on what they say"
+    } else {
+        "set them in streambus.toml and restart"
+    };
+    let names = names.join(", ");
+    format!("Cannot update these configs dynamically: [{names}]; {remedy}")
+}
+
+/// What a broker's settings say of the broker itself, as clients of one listener see it.
+///
+/// Kafka names a listener after its security protocol where nothing else is said.
+pub fn identity(broker: &BrokerAddress) -> ConfigMap {
+    let id = broker.id.0.to_string();
+    let address = |host: &str, port: u16| match host.contains(':') {
+        true => format!("PLAINTEXT://[{host}]:{port}"),
+        false => format!("PLAINTEXT://{host}:{port}"),
+    };
+    let listens = &broker.listens;
+    ConfigMap::from([
+        ("node.id".to_owned(), id.clone()),
+        ("broker.id".to_owned(), id),
+        (
+            "listeners".to_owned(),
+            address(&listens.ip().to_string(), listens.port()),
+        ),
+        (
+            "advertised.listeners".to_owned(),
+            address(&broker.host, broker.port),
+        ),
+    ])
 }
 
 /// Where a node's settings come from, the one that goes first in front. The defaults come last.
@@ -169,15 +211,13 @@ mod tests {
     fn the_table_is_sorted_and_sound() {
         // Proves that names are in order and unique, that each default is good, and that each
         // synonym of a topic's or a broker's setting exists.
-        for pair in TABLE.windows(2) {
-            assert!(
-                pair[0].name < pair[1].name,
-                "{} {}",
-                pair[0].name,
-                pair[1].name
-            );
+        for rows in [table::TABLE, absent::ABSENT] {
+            for pair in rows.windows(2) {
+                let (one, next) = (pair[0].name, pair[1].name);
+                assert!(one < next, "{one} {next}");
+            }
         }
-        for def in TABLE {
+        for def in all() {
             assert!(!def.documentation.is_empty(), "{}", def.name);
             if let Some(default) = def.default {
                 config_value::check(def.name, def.kind, def.bound, default).expect(def.name);
@@ -189,18 +229,36 @@ mod tests {
     }
 
     #[test]
+    fn every_broker_setting_of_kafka_is_there() {
+        // Proves that names, types and defaults are those of Kafka 4.3.1, that no setting is made up,
+        // and that only what Kafka changes at run time can be changed.
+        let differs: &[(&str, Option<&str>)] = &[
+            // Bounds of our own.
+            ("max.connections", Some("10000")),
+            ("max.connections.per.ip", Some("5000")),
+            // A node has the only replica of each partition.
+            ("offsets.topic.replication.factor", Some("1")),
+        ];
+        let mut names = Vec::new();
+        for kafka in config_value::kafka_settings("broker") {
+            let def = find(kafka.name).unwrap_or_else(|| panic!("{} is missing", kafka.name));
+            assert_eq!(def.kind.name(), kafka.kind, "{}", kafka.name);
+            let own = differs.iter().find(|(name, _)| *name == kafka.name);
+            let expected = own.map_or(kafka.default, |(_, default)| *default);
+            assert_eq!(def.default, expected, "{}", kafka.name);
+            names.push(kafka.name);
+        }
+        for def in all() {
+            assert!(names.contains(&def.name), "{} is none of Kafka's", def.name);
+        }
+    }
+
+    #[test]
     fn defaults_of_the_configuration_are_those_of_the_table() {
         // Proves that a setting which was never touched shows as a default, and that what differs
         // from node to node shows as the node's own.
         let own: Vec<String> = statics(&Config::default()).into_keys().collect();
-        let expected = [
-            "broker.id",
-            "listeners",
-            "log.dir",
-            "log.dirs",
-            "node.id",
-            "process.roles",
-        ];
+        let expected = ["log.dir", "log.dirs", "process.roles"];
         assert_eq!(own, expected);
 
         let mut config = Config::default();

@@ -17,6 +17,10 @@ pub enum Kind {
     Double = 6,
     /// Texts with commas between.
     List = 7,
+    /// The name of a Java class.
+    Class = 8,
+    /// Text that is never shown.
+    Password = 9,
 }
 
 impl Kind {
@@ -25,7 +29,7 @@ impl Kind {
         self as i8
     }
 
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Kind::Boolean => "BOOLEAN",
             Kind::String => "STRING",
@@ -34,8 +38,28 @@ impl Kind {
             Kind::Long => "LONG",
             Kind::Double => "DOUBLE",
             Kind::List => "LIST",
+            Kind::Class => "CLASS",
+            Kind::Password => "PASSWORD",
         }
     }
+}
+
+/// What a setting does here.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// What its documentation says.
+    Has {
+        /// The name of the test that shows it.
+        test: &'static str,
+    },
+    /// Nothing: only its default is accepted, any other value is refused with the reason.
+    Refused {
+        /// The name of the test that shows the refusal.
+        test: &'static str,
+    },
+    /// Nothing: it names what does not exist here. Its documentation says so; where it can be
+    /// changed, the value is kept and shown.
+    Absent,
 }
 
 /// Which values of the type are good.
@@ -77,7 +101,7 @@ fn judge(name: &str, kind: Kind, bound: Bound, value: &str) -> Result<(), String
         }
         Kind::Double => return real(value, bound),
         Kind::List => return list(name, bound, value),
-        Kind::String => return text(bound, value),
+        Kind::String | Kind::Class | Kind::Password => return text(bound, value),
         Kind::Int => value.parse::<i32>().map(i64::from).ok(),
         Kind::Short => value.parse::<i16>().map(i64::from).ok(),
         Kind::Long => value.parse::<i64>().ok(),
@@ -176,6 +200,38 @@ pub fn suggestion<'a>(unknown: &str, known: impl Iterator<Item = &'a str>) -> Op
         .filter(|(nearness, _)| *nearness >= NEAR)
         .max_by(|one, other| one.0.total_cmp(&other.0))
         .map(|(_, name)| name)
+}
+
+/// One setting as Kafka 4.3.1 describes it.
+#[cfg(test)]
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct KafkaSetting {
+    pub(crate) name: &'static str,
+    pub(crate) kind: &'static str,
+    pub(crate) default: Option<&'static str>,
+}
+
+/// The settings that Kafka 4.3.1 describes of `owner`: "broker" or "topic".
+#[cfg(test)]
+pub(crate) fn kafka_settings(owner: &str) -> Vec<KafkaSetting> {
+    let table = include_str!("kafka-4.3.1.tsv");
+    let lines = table.lines().filter(|line| !line.starts_with('#'));
+    let mut settings = Vec::new();
+    for line in lines {
+        let fields: Vec<&str> = line.split('\t').collect();
+        let [of, name, kind, default] = fields[..] else {
+            panic!("four fields: {line}");
+        };
+        if of == owner {
+            settings.push(KafkaSetting {
+                name,
+                kind,
+                default: (default != "\\N").then_some(default),
+            });
+        }
+    }
+    assert!(settings.len() > 30, "{} {owner} settings", settings.len());
+    settings
 }
 
 #[cfg(test)]

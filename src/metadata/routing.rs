@@ -1,6 +1,8 @@
 //! How brokers look to the clients of one listener. The listener knows ports and hosts; the
 //! handlers of admin requests only need this much of it.
 
+use std::net::SocketAddr;
+
 use streambus_proto::ids::BrokerId;
 
 use super::image::{NodeId, PartitionPlace};
@@ -14,6 +16,8 @@ pub struct BrokerAddress {
     pub host: String,
     /// The port that clients are told.
     pub port: u16,
+    /// Where it listens itself.
+    pub listens: SocketAddr,
     /// The failure domain, if known.
     pub rack: Option<String>,
 }

@@ -10,7 +10,7 @@ use std::num::ParseIntError;
 pub use table::TABLE;
 
 use super::broker_config::{self, Sources};
-use super::config_value::{self, Bound, Kind};
+use super::config_value::{self, Bound, Effect, Kind};
 use super::image::ConfigMap;
 use crate::config::{CleanupPolicy, Compression, TimestampType};
 
@@ -27,6 +27,8 @@ pub struct TopicConfigDef {
     pub bound: Bound,
     /// The broker settings that are its default, the one that goes first in front; empty if none.
     pub synonyms: &'static [&'static str],
+    /// Whether it does anything here.
+    pub effect: Effect,
     /// What it does, and what it does not do here.
     pub documentation: &'static str,
 }

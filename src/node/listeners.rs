@@ -8,7 +8,7 @@ use streambus_shards::{BoundAddress, Task, check_free, spawn};
 use super::NodeError;
 use super::prepare::Start;
 use crate::config::{Advertise, Config, ListenerConfig};
-use crate::kafka::{Broker, ListenerPlan, accept};
+use crate::kafka::{Broker, CorePort, ListenerPlan, accept};
 
 /// One listener with its addresses taken, for all cores.
 pub struct TakenListener {
@@ -145,13 +145,16 @@ pub(super) fn listen(
 impl TakenListener {
     fn plan(&self, start: &Start) -> ListenerPlan {
         // A proxy in front maps ports its own way: it has the node's port and, above it, the cores'.
-        let told =
-            |(core, own): (usize, &u16)| self.config.advertised_core_port(core).unwrap_or(*own);
-        let core_ports = self.core_ports.iter().enumerate().map(told).collect();
+        let port = |(core, own): (usize, &u16)| CorePort {
+            listens: *own,
+            advertised: self.config.advertised_core_port(core).unwrap_or(*own),
+        };
+        let core_ports = self.core_ports.iter().enumerate().map(port).collect();
         ListenerPlan {
             name: self.name.clone(),
             advertise: self.config.advertise,
             advertised_host: self.config.advertised_host.clone(),
+            listens: self.address,
             node_port: self.config.advertised_port.unwrap_or(self.address.port()),
             core_ports,
             node: start.identity.node,

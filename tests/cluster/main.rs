@@ -15,6 +15,7 @@ mod overload;
 mod process;
 mod records;
 mod scrub;
+mod settings;
 mod slow_disk;
 mod startup;
 mod storage_command;

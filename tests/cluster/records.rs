@@ -31,6 +31,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 pub(crate) struct Told {
     pub(crate) code: i16,
     base_offset: i64,
+    pub(crate) log_append_time_ms: i64,
     records: Vec<(i32, String)>,
     message: Option<String>,
 }
@@ -57,6 +58,7 @@ pub(crate) fn send(wire: &mut Wire, topic: &str, batch: &[u8], version: i16) -> 
         Told {
             code: told.error_code,
             base_offset: told.base_offset,
+            log_append_time_ms: told.log_append_time_ms,
             records: told
                 .record_errors
                 .iter()

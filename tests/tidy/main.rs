@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 mod calls;
 mod imports;
+mod settings;
 mod shape;
 
 /// The repository's root.

@@ -154,7 +154,7 @@ fn brokers_and_loggers_are_described() {
     // Proves the table of a broker, what is fixed, what has no value, and the logger.
     let host = TestHost::new(&[]);
     let broker = described(&host, resource(BROKER, "1", None), false);
-    assert_eq!(broker.configs.len(), broker_config::TABLE.len());
+    assert_eq!(broker.configs.len(), broker_config::all().count());
     let of = |name: &str| {
         broker
             .configs
@@ -168,6 +168,9 @@ fn brokers_and_loggers_are_described() {
         Some("9223372036854775807")
     );
     assert_eq!(of("log.retention.ms").value, None);
+    let password = of("ssl.key.password");
+    assert!(password.is_sensitive && password.value.is_none() && password.read_only);
+    assert!(!of("ssl.keystore.location").is_sensitive);
     let logger = described(&host, resource(BROKER_LOGGER, "0", None), false);
     let entry = only(&logger);
     assert_eq!(
@@ -175,6 +178,38 @@ fn brokers_and_loggers_are_described() {
         (Some("INFO"), 6)
     );
     assert!(entry.read_only);
+}
+
+#[test]
+fn a_broker_shows_its_own_number_and_addresses() {
+    // Proves that they are those that the listener shows for the broker that is named, and whence.
+    let host = TestHost::new(&[]);
+    let value = |broker, name: &'static str| {
+        let result = described(&host, resource(BROKER, broker, Some(&[])), true);
+        let config = result.configs.iter().find(|config| config.name == name);
+        let config = config.expect("a setting of Kafka");
+        let synonyms: Vec<i8> = config.synonyms.iter().map(|one| one.source).collect();
+        (config.value.expect("a value").into_owned(), synonyms)
+    };
+    for (name, first, second, sources) in [
+        ("node.id", "0", "1", &[4][..]),
+        ("broker.id", "0", "1", &[4, 5]),
+        (
+            "advertised.listeners",
+            "PLAINTEXT://localhost:10092",
+            "PLAINTEXT://localhost:10093",
+            &[4],
+        ),
+        (
+            "listeners",
+            "PLAINTEXT://0.0.0.0:10092",
+            "PLAINTEXT://0.0.0.0:10093",
+            &[4, 5],
+        ),
+    ] {
+        assert_eq!(value("0", name), (first.to_owned(), sources.to_vec()));
+        assert_eq!(value("1", name), (second.to_owned(), sources.to_vec()));
+    }
 }
 
 #[test]
@@ -244,8 +279,14 @@ fn bad_edits_are_refused_and_change_nothing() {
             (
                 (BROKER, "0"),
                 ("node.id", 0, Some("1")),
-                40,
-                "Cannot update these configs",
+                42,
+                "Cannot update these configs dynamically: [node.id]; set them in streambus.toml",
+            ),
+            (
+                (BROKER, ""),
+                ("num.io.threads", 0, Some("9")),
+                42,
+                "Cannot update these configs dynamically: [num.io.threads]; nothing here depends",
             ),
             (
                 (BROKER, "9"),

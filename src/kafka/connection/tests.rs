@@ -114,6 +114,7 @@ fn accepting(shard: Rc<Shard>, config: Config, address: SocketAddr) -> Rc<Broker
         name: "main".to_owned(),
         advertise: Advertise::Node,
         advertised_host: None,
+        listens: address,
         node_port: address.port(),
         core_ports: Vec::new(),
         node: NodeId(0),

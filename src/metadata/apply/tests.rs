@@ -536,7 +536,18 @@ fn broker_settings_reach_every_topic_without_its_own() {
     );
     assert_eq!(of(&image, "plain"), 100);
     let fixed = set(ConfigScope::Cluster, "node.id", "3");
-    expect(&image, &fixed, ErrorCode::InvalidConfig, "streambus.toml");
+    expect(&image, &fixed, ErrorCode::InvalidRequest, "streambus.toml");
+    let scope = ConfigScope::Cluster;
+    let pairs =
+        ["node.id", "log.retention.ms", "log.dirs"].map(|name| (name.into(), Some("3".into())));
+    let alteration = Alteration::Replace(pairs.to_vec());
+    let several = Command::AlterBrokerConfig { scope, alteration };
+    expect(
+        &image,
+        &several,
+        ErrorCode::InvalidRequest,
+        "dynamically: [node.id, log.dirs]",
+    );
     let nobody = set(ConfigScope::Node(NodeId(9)), "log.retention.ms", "3");
     expect(&image, &nobody, ErrorCode::InvalidRequest, "no node 9");
 }

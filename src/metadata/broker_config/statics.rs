@@ -1,6 +1,5 @@
-//! A node's own configuration under Kafka's names.
-
-use std::fmt::Write as _;
+//! A node's own configuration under Kafka's names. What a broker says of itself (its number and its
+//! addresses) depends on the listener that is asked: see [`super::identity`].
 
 use super::find;
 use crate::config::{Config, LimitsConfig, TopicsConfig};
@@ -27,13 +26,10 @@ type Said = Vec<(&'static str, String)>;
 
 fn node(config: &Config) -> Said {
     vec![
-        ("node.id", config.node.id.to_string()),
-        ("broker.id", config.node.id.to_string()),
         ("broker.rack", config.node.rack.clone().unwrap_or_default()),
         ("process.roles", "broker,controller".to_owned()),
         ("log.dirs", config.data.dir.clone()),
         ("log.dir", config.data.dir.clone()),
-        ("listeners", listeners(config)),
     ]
 }
 
@@ -113,16 +109,4 @@ fn limits(limits: &LimitsConfig) -> Said {
             sessions.to_string(),
         ),
     ]
-}
-
-/// The listeners as Kafka writes them: `NAME://host:port`, with commas between.
-fn listeners(config: &Config) -> String {
-    let mut text = String::new();
-    for (name, listener) in &config.listeners {
-        let comma = if text.is_empty() { "" } else { "," };
-        let name = name.to_ascii_uppercase();
-        // Writing to a string can't fail.
-        let _ = write!(text, "{comma}{name}://{}:{}", listener.host, listener.port);
-    }
-    text
 }

@@ -1,10 +1,22 @@
 //! The broker settings that clients see, by name.
 
-use super::super::config_value::{Bound, Kind};
+use super::super::config_value::{Bound, Effect, Kind};
 use super::BrokerConfigDef;
 
-/// The settings, by name. Defaults are those of Kafka 4.3.1, but for the limits, which are ours.
-pub const TABLE: &[BrokerConfigDef] = &[
+/// The settings, by name. Defaults are those of Kafka 4.3.1, except those of the limits, which are ours.
+pub(super) const TABLE: &[BrokerConfigDef] = &[
+    BrokerConfigDef {
+        name: "advertised.listeners",
+        kind: Kind::List,
+        default: None,
+        bound: Bound::Any,
+        dynamic: false,
+        synonyms: &[],
+        effect: Effect::Has {
+            test: "a_broker_shows_its_own_number_and_addresses",
+        },
+        documentation: "Where clients of the listener that was asked connect to this broker.",
+    },
     BrokerConfigDef {
         name: "auto.create.topics.enable",
         kind: Kind::Boolean,
@@ -12,16 +24,22 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::Any,
         dynamic: false,
         synonyms: &[],
+        effect: Effect::Has {
+            test: "settings_of_the_broker_have_their_effect",
+        },
         documentation: "Whether a topic that a client names is made when it is missing.",
     },
     BrokerConfigDef {
         name: "broker.id",
         kind: Kind::Int,
-        default: None,
+        default: Some("-1"),
         bound: Bound::Any,
         dynamic: false,
         synonyms: &[],
-        documentation: "This node's number in its cluster, by its old name.",
+        effect: Effect::Has {
+            test: "a_broker_shows_its_own_number_and_addresses",
+        },
+        documentation: "This broker's number, as clients of the listener that was asked see it, by its old name.",
     },
     BrokerConfigDef {
         name: "broker.rack",
@@ -30,6 +48,9 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::Any,
         dynamic: false,
         synonyms: &[],
+        effect: Effect::Has {
+            test: "defaults_of_the_configuration_are_those_of_the_table",
+        },
         documentation: "The failure domain of this node.",
     },
     BrokerConfigDef {
@@ -39,6 +60,9 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::BetweenOr(1, 9, -1),
         dynamic: true,
         synonyms: &[],
+        effect: Effect::Has {
+            test: "settings_resolve_from_topic_to_default",
+        },
         documentation: "The default of the topic setting compression.gzip.level.",
     },
     BrokerConfigDef {
@@ -48,6 +72,9 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::Between(1, 17),
         dynamic: true,
         synonyms: &[],
+        effect: Effect::Has {
+            test: "settings_resolve_from_topic_to_default",
+        },
         documentation: "The default of the topic setting compression.lz4.level.",
     },
     BrokerConfigDef {
@@ -57,6 +84,9 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::OneOf(&["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"]),
         dynamic: true,
         synonyms: &[],
+        effect: Effect::Has {
+            test: "settings_resolve_from_topic_to_default",
+        },
         documentation: "The default of the topic setting compression.type.",
     },
     BrokerConfigDef {
@@ -66,6 +96,9 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::Between(-131_072, 22),
         dynamic: true,
         synonyms: &[],
+        effect: Effect::Has {
+            test: "settings_resolve_from_topic_to_default",
+        },
         documentation: "The default of the topic setting compression.zstd.level.",
     },
     BrokerConfigDef {
@@ -75,6 +108,9 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::Any,
         dynamic: false,
         synonyms: &[],
+        effect: Effect::Has {
+            test: "slow_and_silent_clients_are_closed_and_limits_hold",
+        },
         documentation: "A connection without a request for this long is closed.",
     },
     BrokerConfigDef {
@@ -84,6 +120,9 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::Any,
         dynamic: false,
         synonyms: &[],
+        effect: Effect::Has {
+            test: "settings_of_the_broker_have_their_effect",
+        },
         documentation: "Replicas of a partition that is made without a count.",
     },
     BrokerConfigDef {
@@ -93,6 +132,9 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::Any,
         dynamic: false,
         synonyms: &[],
+        effect: Effect::Has {
+            test: "settings_of_the_broker_have_their_effect",
+        },
         documentation: "Whether a topic may be deleted.",
     },
     BrokerConfigDef {
@@ -102,16 +144,22 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::AtLeast(1_024),
         dynamic: false,
         synonyms: &[],
+        effect: Effect::Has {
+            test: "greedy_fetches_get_what_the_limits_allow",
+        },
         documentation: "The most record bytes that one fetch answer carries.",
     },
     BrokerConfigDef {
         name: "listeners",
         kind: Kind::List,
-        default: None,
+        default: Some("PLAINTEXT://:9092"),
         bound: Bound::Any,
         dynamic: false,
         synonyms: &[],
-        documentation: "The addresses that clients connect to.",
+        effect: Effect::Has {
+            test: "a_broker_shows_its_own_number_and_addresses",
+        },
+        documentation: "Where this broker listens for clients of the listener that was asked, besides the bootstrap port that the cores share.",
     },
     BrokerConfigDef {
         name: "log.cleaner.delete.retention.ms",
@@ -120,6 +168,9 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::AtLeast(0),
         dynamic: true,
         synonyms: &[],
+        effect: Effect::Has {
+            test: "broker_settings_are_the_defaults_of_topics",
+        },
         documentation: "The default of the topic setting delete.retention.ms.",
     },
     BrokerConfigDef {
@@ -129,6 +180,9 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::AtLeast(1),
         dynamic: true,
         synonyms: &[],
+        effect: Effect::Has {
+            test: "broker_settings_are_the_defaults_of_topics",
+        },
         documentation: "The default of the topic setting max.compaction.lag.ms.",
     },
     BrokerConfigDef {
@@ -138,6 +192,9 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::Real(0.0, 1.0),
         dynamic: true,
         synonyms: &[],
+        effect: Effect::Has {
+            test: "broker_settings_are_the_defaults_of_topics",
+        },
         documentation: "The default of the topic setting min.cleanable.dirty.ratio.",
     },
     BrokerConfigDef {
@@ -147,6 +204,9 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::AtLeast(0),
         dynamic: true,
         synonyms: &[],
+        effect: Effect::Has {
+            test: "broker_settings_are_the_defaults_of_topics",
+        },
         documentation: "The default of the topic setting min.compaction.lag.ms.",
     },
     BrokerConfigDef {
@@ -156,15 +216,21 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::OneOf(&["compact", "delete"]),
         dynamic: true,
         synonyms: &[],
+        effect: Effect::Has {
+            test: "broker_settings_are_the_defaults_of_topics",
+        },
         documentation: "The default of the topic setting cleanup.policy.",
     },
     BrokerConfigDef {
         name: "log.dir",
         kind: Kind::List,
-        default: None,
+        default: Some("/tmp/kafka-logs"),
         bound: Bound::Any,
         dynamic: false,
         synonyms: &[],
+        effect: Effect::Has {
+            test: "defaults_of_the_configuration_are_those_of_the_table",
+        },
         documentation: "The data directory.",
     },
     BrokerConfigDef {
@@ -174,6 +240,9 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::Any,
         dynamic: false,
         synonyms: &["log.dir"],
+        effect: Effect::Has {
+            test: "defaults_of_the_configuration_are_those_of_the_table",
+        },
         documentation: "The data directory.",
     },
     BrokerConfigDef {
@@ -183,7 +252,8 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::AtLeast(1),
         dynamic: true,
         synonyms: &[],
-        documentation: "Accepted for Kafka's sake; every acknowledged record is on disk already.",
+        effect: Effect::Absent,
+        documentation: "Kept and shown, no effect: every acknowledged record is on disk already.",
     },
     BrokerConfigDef {
         name: "log.flush.interval.ms",
@@ -192,7 +262,8 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::Any,
         dynamic: true,
         synonyms: &["log.flush.scheduler.interval.ms"],
-        documentation: "Accepted for Kafka's sake; every acknowledged record is on disk already.",
+        effect: Effect::Absent,
+        documentation: "Kept and shown, no effect: every acknowledged record is on disk already.",
     },
     BrokerConfigDef {
         name: "log.flush.scheduler.interval.ms",
@@ -201,7 +272,8 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::Any,
         dynamic: false,
         synonyms: &[],
-        documentation: "Accepted for Kafka's sake; every acknowledged record is on disk already.",
+        effect: Effect::Absent,
+        documentation: "Kept and shown, no effect: every acknowledged record is on disk already.",
     },
     BrokerConfigDef {
         name: "log.index.interval.bytes",
@@ -210,7 +282,8 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::AtLeast(0),
         dynamic: true,
         synonyms: &[],
-        documentation: "Accepted for Kafka's sake; the index has one entry a block.",
+        effect: Effect::Absent,
+        documentation: "Kept and shown, no effect: the index has one entry a block.",
     },
     BrokerConfigDef {
         name: "log.index.size.max.bytes",
@@ -219,7 +292,8 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::AtLeast(4),
         dynamic: true,
         synonyms: &[],
-        documentation: "Accepted for Kafka's sake; sorted tables take the place of segments.",
+        effect: Effect::Absent,
+        documentation: "Kept and shown, no effect: sorted tables take the place of segments.",
     },
     BrokerConfigDef {
         name: "log.local.retention.bytes",
@@ -228,7 +302,8 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::AtLeast(-2),
         dynamic: true,
         synonyms: &[],
-        documentation: "Accepted for Kafka's sake; there is no tiered storage.",
+        effect: Effect::Absent,
+        documentation: "Kept and shown, no effect: there is no tiered storage.",
     },
     BrokerConfigDef {
         name: "log.local.retention.ms",
@@ -237,7 +312,8 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::AtLeast(-2),
         dynamic: true,
         synonyms: &[],
-        documentation: "Accepted for Kafka's sake; there is no tiered storage.",
+        effect: Effect::Absent,
+        documentation: "Kept and shown, no effect: there is no tiered storage.",
     },
     BrokerConfigDef {
         name: "log.message.timestamp.after.max.ms",
@@ -246,6 +322,9 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::AtLeast(0),
         dynamic: true,
         synonyms: &[],
+        effect: Effect::Has {
+            test: "broker_settings_are_the_defaults_of_topics",
+        },
         documentation: "The default of the topic setting message.timestamp.after.max.ms.",
     },
     BrokerConfigDef {
@@ -255,6 +334,9 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::AtLeast(0),
         dynamic: true,
         synonyms: &[],
+        effect: Effect::Has {
+            test: "broker_settings_are_the_defaults_of_topics",
+        },
         documentation: "The default of the topic setting message.timestamp.before.max.ms.",
     },
     BrokerConfigDef {
@@ -264,6 +346,9 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::OneOf(&["CreateTime", "LogAppendTime"]),
         dynamic: true,
         synonyms: &[],
+        effect: Effect::Has {
+            test: "broker_settings_are_the_defaults_of_topics",
+        },
         documentation: "The default of the topic setting message.timestamp.type.",
     },
     BrokerConfigDef {
@@ -273,7 +358,8 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::Any,
         dynamic: true,
         synonyms: &[],
-        documentation: "Accepted for Kafka's sake; log files are always written in advance.",
+        effect: Effect::Absent,
+        documentation: "Kept and shown, no effect: log files are always written in advance.",
     },
     BrokerConfigDef {
         name: "log.retention.bytes",
@@ -282,6 +368,9 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::Any,
         dynamic: true,
         synonyms: &[],
+        effect: Effect::Has {
+            test: "broker_settings_are_the_defaults_of_topics",
+        },
         documentation: "The default of the topic setting retention.bytes.",
     },
     BrokerConfigDef {
@@ -291,6 +380,9 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::AtLeast(1),
         dynamic: false,
         synonyms: &[],
+        effect: Effect::Has {
+            test: "records_go_by_age_as_often_as_is_set_and_by_size_soon",
+        },
         documentation: "How often retention is enforced.",
     },
     BrokerConfigDef {
@@ -300,6 +392,9 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::Any,
         dynamic: false,
         synonyms: &[],
+        effect: Effect::Has {
+            test: "hours_count_as_milliseconds",
+        },
         documentation: "The default of the topic setting retention.ms, in hours.",
     },
     BrokerConfigDef {
@@ -309,6 +404,9 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::Any,
         dynamic: false,
         synonyms: &["log.retention.hours"],
+        effect: Effect::Has {
+            test: "hours_count_as_milliseconds",
+        },
         documentation: "The default of the topic setting retention.ms, in minutes.",
     },
     BrokerConfigDef {
@@ -318,6 +416,9 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::Any,
         dynamic: true,
         synonyms: &["log.retention.minutes", "log.retention.hours"],
+        effect: Effect::Has {
+            test: "broker_settings_are_the_defaults_of_topics",
+        },
         documentation: "The default of the topic setting retention.ms.",
     },
     BrokerConfigDef {
@@ -327,7 +428,8 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::AtLeast(1),
         dynamic: false,
         synonyms: &[],
-        documentation: "Accepted for Kafka's sake; sorted tables take the place of segments.",
+        effect: Effect::Absent,
+        documentation: "Kept and shown, no effect: sorted tables take the place of segments.",
     },
     BrokerConfigDef {
         name: "log.roll.jitter.hours",
@@ -336,7 +438,8 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::AtLeast(0),
         dynamic: false,
         synonyms: &[],
-        documentation: "Accepted for Kafka's sake; sorted tables take the place of segments.",
+        effect: Effect::Absent,
+        documentation: "Kept and shown, no effect: sorted tables take the place of segments.",
     },
     BrokerConfigDef {
         name: "log.roll.jitter.ms",
@@ -345,7 +448,8 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::Any,
         dynamic: true,
         synonyms: &["log.roll.jitter.hours"],
-        documentation: "Accepted for Kafka's sake; sorted tables take the place of segments.",
+        effect: Effect::Absent,
+        documentation: "Kept and shown, no effect: sorted tables take the place of segments.",
     },
     BrokerConfigDef {
         name: "log.roll.ms",
@@ -354,7 +458,8 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::Any,
         dynamic: true,
         synonyms: &["log.roll.hours"],
-        documentation: "Accepted for Kafka's sake; sorted tables take the place of segments.",
+        effect: Effect::Absent,
+        documentation: "Kept and shown, no effect: sorted tables take the place of segments.",
     },
     BrokerConfigDef {
         name: "log.segment.bytes",
@@ -363,7 +468,8 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::AtLeast(1_048_576),
         dynamic: true,
         synonyms: &[],
-        documentation: "Accepted for Kafka's sake; sorted tables take the place of segments.",
+        effect: Effect::Absent,
+        documentation: "Kept and shown, no effect: sorted tables take the place of segments.",
     },
     BrokerConfigDef {
         name: "log.segment.delete.delay.ms",
@@ -372,7 +478,8 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::AtLeast(0),
         dynamic: true,
         synonyms: &[],
-        documentation: "Accepted for Kafka's sake; space is freed as soon as nobody reads it.",
+        effect: Effect::Absent,
+        documentation: "Kept and shown, no effect: space is freed as soon as nobody reads it.",
     },
     BrokerConfigDef {
         name: "max.connections",
@@ -381,6 +488,9 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::AtLeast(0),
         dynamic: false,
         synonyms: &[],
+        effect: Effect::Has {
+            test: "both_limits_hold_and_places_come_back",
+        },
         documentation: "Connections in all.",
     },
     BrokerConfigDef {
@@ -390,6 +500,9 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::AtLeast(0),
         dynamic: false,
         synonyms: &[],
+        effect: Effect::Has {
+            test: "both_limits_hold_and_places_come_back",
+        },
         documentation: "Connections from one address.",
     },
     BrokerConfigDef {
@@ -399,7 +512,22 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::AtLeast(0),
         dynamic: false,
         synonyms: &[],
+        effect: Effect::Has {
+            test: "full_cache_serves_without_a_session_until_one_is_old",
+        },
         documentation: "Incremental fetch sessions of one core.",
+    },
+    BrokerConfigDef {
+        name: "max.request.partition.size.limit",
+        kind: Kind::Int,
+        default: Some("2000"),
+        bound: Bound::Any,
+        dynamic: false,
+        synonyms: &[],
+        effect: Effect::Has {
+            test: "pages_follow_each_other_without_gap_or_overlap",
+        },
+        documentation: "The most partitions that one DescribeTopicPartitions answer describes.",
     },
     BrokerConfigDef {
         name: "message.max.bytes",
@@ -408,6 +536,9 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::AtLeast(0),
         dynamic: true,
         synonyms: &[],
+        effect: Effect::Has {
+            test: "broker_settings_are_the_defaults_of_topics",
+        },
         documentation: "The default of the topic setting max.message.bytes.",
     },
     BrokerConfigDef {
@@ -417,6 +548,9 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::AtLeast(1),
         dynamic: true,
         synonyms: &[],
+        effect: Effect::Has {
+            test: "broker_settings_are_the_defaults_of_topics",
+        },
         documentation: "The default of the topic setting min.insync.replicas.",
     },
     BrokerConfigDef {
@@ -426,7 +560,10 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::AtLeast(0),
         dynamic: false,
         synonyms: &[],
-        documentation: "This node's number in its cluster.",
+        effect: Effect::Has {
+            test: "a_broker_shows_its_own_number_and_addresses",
+        },
+        documentation: "This broker's number, as clients of the listener that was asked see it.",
     },
     BrokerConfigDef {
         name: "num.partitions",
@@ -435,6 +572,9 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::AtLeast(1),
         dynamic: false,
         synonyms: &[],
+        effect: Effect::Has {
+            test: "settings_of_the_broker_have_their_effect",
+        },
         documentation: "Partitions of a topic that is made without a count.",
     },
     BrokerConfigDef {
@@ -444,6 +584,9 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::AtLeast(1),
         dynamic: false,
         synonyms: &[],
+        effect: Effect::Has {
+            test: "a_coordinator_is_found_in_every_version",
+        },
         documentation: "Partitions of the topic of committed offsets.",
     },
     BrokerConfigDef {
@@ -453,7 +596,8 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::AtLeast(1),
         dynamic: false,
         synonyms: &[],
-        documentation: "Replicas of the topic of committed offsets.",
+        effect: Effect::Absent,
+        documentation: "No effect: one node has the only replica of each partition.",
     },
     BrokerConfigDef {
         name: "process.roles",
@@ -462,7 +606,22 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::Any,
         dynamic: false,
         synonyms: &[],
+        effect: Effect::Has {
+            test: "defaults_of_the_configuration_are_those_of_the_table",
+        },
         documentation: "What this node does.",
+    },
+    BrokerConfigDef {
+        name: "producer.id.expiration.ms",
+        kind: Kind::Int,
+        default: Some("86400000"),
+        bound: Bound::Any,
+        dynamic: false,
+        synonyms: &[],
+        effect: Effect::Has {
+            test: "idle_producers_expire",
+        },
+        documentation: "How long after its last write an idempotent producer is remembered.",
     },
     BrokerConfigDef {
         name: "socket.request.max.bytes",
@@ -471,6 +630,9 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::AtLeast(1),
         dynamic: false,
         synonyms: &[],
+        effect: Effect::Has {
+            test: "slow_and_silent_clients_are_closed_and_limits_hold",
+        },
         documentation: "The largest request.",
     },
     BrokerConfigDef {
@@ -480,6 +642,7 @@ pub const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::Any,
         dynamic: true,
         synonyms: &[],
-        documentation: "The default of the topic setting unclean.leader.election.enable.",
+        effect: Effect::Absent,
+        documentation: "Kept and shown, no effect: one node has the only replica. The default of the topic setting unclean.leader.election.enable.",
     },
 ];

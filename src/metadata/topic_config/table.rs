@@ -1,6 +1,6 @@
 //! Every setting that Kafka 4.3 documents for a topic, by name.
 
-use super::super::config_value::{Bound, Kind};
+use super::super::config_value::{Bound, Effect, Kind};
 use super::TopicConfigDef;
 
 /// The settings, by name. Defaults and bounds are those of Kafka 4.3.1.
@@ -11,6 +11,9 @@ pub const TABLE: &[TopicConfigDef] = &[
         default: "delete",
         bound: Bound::OneOf(&["compact", "delete"]),
         synonyms: &["log.cleanup.policy"],
+        effect: Effect::Has {
+            test: "records_without_keys_are_named_and_kept_out_of_compacted_topics",
+        },
         documentation: "What happens to old records: \"delete\" drops them by retention.ms and retention.bytes, \"compact\" keeps the newest record of each key, both may be named, and an empty list keeps everything.",
     },
     TopicConfigDef {
@@ -19,6 +22,9 @@ pub const TABLE: &[TopicConfigDef] = &[
         default: "-1",
         bound: Bound::BetweenOr(1, 9, -1),
         synonyms: &["compression.gzip.level"],
+        effect: Effect::Has {
+            test: "settings_resolve_from_topic_to_default",
+        },
         documentation: "The level of gzip where compression.type is gzip.",
     },
     TopicConfigDef {
@@ -27,6 +33,9 @@ pub const TABLE: &[TopicConfigDef] = &[
         default: "9",
         bound: Bound::Between(1, 17),
         synonyms: &["compression.lz4.level"],
+        effect: Effect::Has {
+            test: "settings_resolve_from_topic_to_default",
+        },
         documentation: "The level of LZ4 where compression.type is lz4.",
     },
     TopicConfigDef {
@@ -35,6 +44,9 @@ pub const TABLE: &[TopicConfigDef] = &[
         default: "producer",
         bound: Bound::OneOf(&["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"]),
         synonyms: &["compression.type"],
+        effect: Effect::Has {
+            test: "settings_resolve_from_topic_to_default",
+        },
         documentation: "How batches are stored: \"producer\" keeps each as it was sent.",
     },
     TopicConfigDef {
@@ -43,6 +55,9 @@ pub const TABLE: &[TopicConfigDef] = &[
         default: "3",
         bound: Bound::Between(-131_072, 22),
         synonyms: &["compression.zstd.level"],
+        effect: Effect::Has {
+            test: "settings_resolve_from_topic_to_default",
+        },
         documentation: "The level of Zstandard where compression.type is zstd.",
     },
     TopicConfigDef {
@@ -51,6 +66,9 @@ pub const TABLE: &[TopicConfigDef] = &[
         default: "86400000",
         bound: Bound::AtLeast(0),
         synonyms: &["log.cleaner.delete.retention.ms"],
+        effect: Effect::Has {
+            test: "a_tombstone_stays_for_its_time",
+        },
         documentation: "How long the compaction keeps a tombstone, so that a reader who starts at the beginning sees it.",
     },
     TopicConfigDef {
@@ -59,7 +77,8 @@ pub const TABLE: &[TopicConfigDef] = &[
         default: "60000",
         bound: Bound::AtLeast(0),
         synonyms: &["log.segment.delete.delay.ms"],
-        documentation: "Accepted for Kafka's sake; space is freed as soon as nobody reads it.",
+        effect: Effect::Absent,
+        documentation: "Kept and shown, no effect: space is freed as soon as nobody reads it.",
     },
     TopicConfigDef {
         name: "flush.messages",
@@ -67,7 +86,8 @@ pub const TABLE: &[TopicConfigDef] = &[
         default: "9223372036854775807",
         bound: Bound::AtLeast(1),
         synonyms: &["log.flush.interval.messages"],
-        documentation: "Accepted for Kafka's sake; every acknowledged record is on disk already.",
+        effect: Effect::Absent,
+        documentation: "Kept and shown, no effect: every acknowledged record is on disk already.",
     },
     TopicConfigDef {
         name: "flush.ms",
@@ -75,7 +95,8 @@ pub const TABLE: &[TopicConfigDef] = &[
         default: "9223372036854775807",
         bound: Bound::AtLeast(0),
         synonyms: &["log.flush.interval.ms", "log.flush.scheduler.interval.ms"],
-        documentation: "Accepted for Kafka's sake; every acknowledged record is on disk already.",
+        effect: Effect::Absent,
+        documentation: "Kept and shown, no effect: every acknowledged record is on disk already.",
     },
     TopicConfigDef {
         name: "follower.replication.throttled.replicas",
@@ -83,7 +104,8 @@ pub const TABLE: &[TopicConfigDef] = &[
         default: "",
         bound: Bound::ThrottledReplicas,
         synonyms: &[],
-        documentation: "The replicas whose copying is throttled on the follower: partition:broker with commas between, or * for all.",
+        effect: Effect::Absent,
+        documentation: "Kept and shown, no effect: one node copies nothing. The replicas whose copying is throttled on the follower, partition:broker with commas between, or * for all.",
     },
     TopicConfigDef {
         name: "index.interval.bytes",
@@ -91,7 +113,8 @@ pub const TABLE: &[TopicConfigDef] = &[
         default: "4096",
         bound: Bound::AtLeast(0),
         synonyms: &["log.index.interval.bytes"],
-        documentation: "Accepted for Kafka's sake; the index has one entry a block.",
+        effect: Effect::Absent,
+        documentation: "Kept and shown, no effect: the index has one entry a block.",
     },
     TopicConfigDef {
         name: "leader.replication.throttled.replicas",
@@ -99,7 +122,8 @@ pub const TABLE: &[TopicConfigDef] = &[
         default: "",
         bound: Bound::ThrottledReplicas,
         synonyms: &[],
-        documentation: "The replicas whose copying is throttled on the leader: partition:broker with commas between, or * for all.",
+        effect: Effect::Absent,
+        documentation: "Kept and shown, no effect: one node copies nothing. The replicas whose copying is throttled on the leader, partition:broker with commas between, or * for all.",
     },
     TopicConfigDef {
         name: "local.retention.bytes",
@@ -107,7 +131,8 @@ pub const TABLE: &[TopicConfigDef] = &[
         default: "-2",
         bound: Bound::AtLeast(-2),
         synonyms: &["log.local.retention.bytes"],
-        documentation: "Accepted for Kafka's sake; there is no tiered storage.",
+        effect: Effect::Absent,
+        documentation: "Kept and shown, no effect: there is no tiered storage.",
     },
     TopicConfigDef {
         name: "local.retention.ms",
@@ -115,7 +140,8 @@ pub const TABLE: &[TopicConfigDef] = &[
         default: "-2",
         bound: Bound::AtLeast(-2),
         synonyms: &["log.local.retention.ms"],
-        documentation: "Accepted for Kafka's sake; there is no tiered storage.",
+        effect: Effect::Absent,
+        documentation: "Kept and shown, no effect: there is no tiered storage.",
     },
     TopicConfigDef {
         name: "max.compaction.lag.ms",
@@ -123,6 +149,9 @@ pub const TABLE: &[TopicConfigDef] = &[
         default: "9223372036854775807",
         bound: Bound::AtLeast(1),
         synonyms: &["log.cleaner.max.compaction.lag.ms"],
+        effect: Effect::Has {
+            test: "a_quiet_partition_is_compacted_when_its_longest_lag_is_over",
+        },
         documentation: "The longest time that the compaction may leave a record alone.",
     },
     TopicConfigDef {
@@ -131,6 +160,9 @@ pub const TABLE: &[TopicConfigDef] = &[
         default: "1048588",
         bound: Bound::AtLeast(0),
         synonyms: &["message.max.bytes"],
+        effect: Effect::Has {
+            test: "settings_of_a_topic_have_their_effect",
+        },
         documentation: "The largest batch, its header included, after compression.",
     },
     TopicConfigDef {
@@ -139,6 +171,9 @@ pub const TABLE: &[TopicConfigDef] = &[
         default: "3600000",
         bound: Bound::AtLeast(0),
         synonyms: &["log.message.timestamp.after.max.ms"],
+        effect: Effect::Has {
+            test: "settings_of_a_topic_have_their_effect",
+        },
         documentation: "How far after the broker's clock a record's timestamp may lie, where message.timestamp.type is CreateTime.",
     },
     TopicConfigDef {
@@ -147,6 +182,9 @@ pub const TABLE: &[TopicConfigDef] = &[
         default: "9223372036854775807",
         bound: Bound::AtLeast(0),
         synonyms: &["log.message.timestamp.before.max.ms"],
+        effect: Effect::Has {
+            test: "settings_of_a_topic_have_their_effect",
+        },
         documentation: "How far before the broker's clock a record's timestamp may lie, where message.timestamp.type is CreateTime.",
     },
     TopicConfigDef {
@@ -155,6 +193,9 @@ pub const TABLE: &[TopicConfigDef] = &[
         default: "CreateTime",
         bound: Bound::OneOf(&["CreateTime", "LogAppendTime"]),
         synonyms: &["log.message.timestamp.type"],
+        effect: Effect::Has {
+            test: "settings_of_a_topic_have_their_effect",
+        },
         documentation: "Whose clock timestamps are: CreateTime (the producer's) or LogAppendTime (the broker's).",
     },
     TopicConfigDef {
@@ -163,6 +204,9 @@ pub const TABLE: &[TopicConfigDef] = &[
         default: "0.5",
         bound: Bound::Real(0.0, 1.0),
         synonyms: &["log.cleaner.min.cleanable.ratio"],
+        effect: Effect::Has {
+            test: "a_partition_is_due_by_share_or_by_age",
+        },
         documentation: "Which share of a log must be new before it is compacted.",
     },
     TopicConfigDef {
@@ -171,6 +215,9 @@ pub const TABLE: &[TopicConfigDef] = &[
         default: "0",
         bound: Bound::AtLeast(0),
         synonyms: &["log.cleaner.min.compaction.lag.ms"],
+        effect: Effect::Has {
+            test: "records_younger_than_the_lag_wait",
+        },
         documentation: "The shortest time that the compaction leaves a record alone.",
     },
     TopicConfigDef {
@@ -179,6 +226,9 @@ pub const TABLE: &[TopicConfigDef] = &[
         default: "1",
         bound: Bound::AtLeast(1),
         synonyms: &["min.insync.replicas"],
+        effect: Effect::Has {
+            test: "settings_of_a_topic_have_their_effect",
+        },
         documentation: "How many in-sync replicas must hold a batch before acks=all is answered.",
     },
     TopicConfigDef {
@@ -187,7 +237,8 @@ pub const TABLE: &[TopicConfigDef] = &[
         default: "false",
         bound: Bound::Any,
         synonyms: &["log.preallocate"],
-        documentation: "Accepted for Kafka's sake; log files are always written in advance.",
+        effect: Effect::Absent,
+        documentation: "Kept and shown, no effect: log files are always written in advance.",
     },
     TopicConfigDef {
         name: "remote.log.copy.disable",
@@ -195,7 +246,8 @@ pub const TABLE: &[TopicConfigDef] = &[
         default: "false",
         bound: Bound::Any,
         synonyms: &[],
-        documentation: "Accepted for Kafka's sake; there is no tiered storage.",
+        effect: Effect::Absent,
+        documentation: "Kept and shown, no effect: there is no tiered storage.",
     },
     TopicConfigDef {
         name: "remote.log.delete.on.disable",
@@ -203,7 +255,8 @@ pub const TABLE: &[TopicConfigDef] = &[
         default: "false",
         bound: Bound::Any,
         synonyms: &[],
-        documentation: "Accepted for Kafka's sake; there is no tiered storage.",
+        effect: Effect::Absent,
+        documentation: "Kept and shown, no effect: there is no tiered storage.",
     },
     TopicConfigDef {
         name: "remote.storage.enable",
@@ -211,7 +264,10 @@ pub const TABLE: &[TopicConfigDef] = &[
         default: "false",
         bound: Bound::Any,
         synonyms: &[],
-        documentation: "Only false: there is no tiered storage.",
+        effect: Effect::Refused {
+            test: "what_does_not_exist_here_is_refused",
+        },
+        documentation: "Only false is accepted: there is no tiered storage.",
     },
     TopicConfigDef {
         name: "retention.bytes",
@@ -219,6 +275,9 @@ pub const TABLE: &[TopicConfigDef] = &[
         default: "-1",
         bound: Bound::Any,
         synonyms: &["log.retention.bytes"],
+        effect: Effect::Has {
+            test: "records_go_by_age_as_often_as_is_set_and_by_size_soon",
+        },
         documentation: "How many bytes of a partition are kept, -1 for all, where cleanup.policy has delete.",
     },
     TopicConfigDef {
@@ -231,6 +290,9 @@ pub const TABLE: &[TopicConfigDef] = &[
             "log.retention.minutes",
             "log.retention.hours",
         ],
+        effect: Effect::Has {
+            test: "records_go_by_age_as_often_as_is_set_and_by_size_soon",
+        },
         documentation: "How long records are kept, -1 for ever, where cleanup.policy has delete.",
     },
     TopicConfigDef {
@@ -239,7 +301,8 @@ pub const TABLE: &[TopicConfigDef] = &[
         default: "1073741824",
         bound: Bound::AtLeast(1_048_576),
         synonyms: &["log.segment.bytes"],
-        documentation: "Accepted for Kafka's sake; sorted tables take the place of segments.",
+        effect: Effect::Absent,
+        documentation: "Kept and shown, no effect: sorted tables take the place of segments.",
     },
     TopicConfigDef {
         name: "segment.index.bytes",
@@ -247,7 +310,8 @@ pub const TABLE: &[TopicConfigDef] = &[
         default: "10485760",
         bound: Bound::AtLeast(4),
         synonyms: &["log.index.size.max.bytes"],
-        documentation: "Accepted for Kafka's sake; sorted tables take the place of segments.",
+        effect: Effect::Absent,
+        documentation: "Kept and shown, no effect: sorted tables take the place of segments.",
     },
     TopicConfigDef {
         name: "segment.jitter.ms",
@@ -255,7 +319,8 @@ pub const TABLE: &[TopicConfigDef] = &[
         default: "0",
         bound: Bound::AtLeast(0),
         synonyms: &["log.roll.jitter.ms", "log.roll.jitter.hours"],
-        documentation: "Accepted for Kafka's sake; sorted tables take the place of segments.",
+        effect: Effect::Absent,
+        documentation: "Kept and shown, no effect: sorted tables take the place of segments.",
     },
     TopicConfigDef {
         name: "segment.ms",
@@ -263,7 +328,8 @@ pub const TABLE: &[TopicConfigDef] = &[
         default: "604800000",
         bound: Bound::AtLeast(1),
         synonyms: &["log.roll.ms", "log.roll.hours"],
-        documentation: "Accepted for Kafka's sake; sorted tables take the place of segments.",
+        effect: Effect::Absent,
+        documentation: "Kept and shown, no effect: sorted tables take the place of segments.",
     },
     TopicConfigDef {
         name: "unclean.leader.election.enable",
@@ -271,6 +337,7 @@ pub const TABLE: &[TopicConfigDef] = &[
         default: "false",
         bound: Bound::Any,
         synonyms: &["unclean.leader.election.enable"],
-        documentation: "Whether a replica that may lack acknowledged records can lead when no in-sync one is left.",
+        effect: Effect::Absent,
+        documentation: "Kept and shown, no effect: one node has the only replica. Whether a replica that may lack acknowledged records can lead when no in-sync one is left.",
     },
 ];

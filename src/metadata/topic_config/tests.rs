@@ -40,6 +40,21 @@ fn the_table_is_sorted_and_sound() {
 }
 
 #[test]
+fn every_topic_setting_of_kafka_is_there() {
+    // Proves that names, types and defaults are those of Kafka 4.3.1, and that no setting is made up.
+    let kafka = config_value::kafka_settings("topic");
+    let ours: Vec<_> = TABLE
+        .iter()
+        .map(|def| config_value::KafkaSetting {
+            name: def.name,
+            kind: def.kind.name(),
+            default: Some(def.default),
+        })
+        .collect();
+    assert_eq!(ours, kafka);
+}
+
+#[test]
 fn hours_count_as_milliseconds() {
     // Proves that a default under a name with another unit holds in the topic's unit.
     let statics = map(&[("log.retention.hours", "2")]);
@@ -62,6 +77,65 @@ fn hours_count_as_milliseconds() {
         ["log.retention.hours", "log.retention.hours"],
         "the file's, the default's"
     );
+}
+
+/// A value of the setting that is not its default.
+fn other_value(def: &TopicConfigDef) -> &'static str {
+    let values = [
+        "7",
+        "2097152",
+        "0.25",
+        "true",
+        "compact",
+        "LogAppendTime",
+        "gzip",
+    ];
+    let accepted = values.into_iter().find(|value| {
+        config_value::check(def.name, def.kind, def.bound, value).is_ok() && *value != def.default
+    });
+    accepted.unwrap_or_else(|| panic!("no other value of {}", def.name))
+}
+
+#[test]
+fn broker_settings_are_the_defaults_of_topics() {
+    // Proves that each broker setting that stands for a topic's changes what the topic has, where its
+    // own unit is the topic's, and that the topic's own value comes first.
+    let none = ConfigMap::new();
+    for def in TABLE {
+        for synonym in def.synonyms {
+            let hours_or_minutes = synonym.ends_with(".hours") || synonym.ends_with(".minutes");
+            let value = other_value(def);
+            let cluster = map(&[(synonym, value)]);
+            let sources = Sources {
+                node: None,
+                cluster: Some(&cluster),
+                statics: &none,
+            };
+            let (found, source) = effective(&sources, None, def);
+            assert_eq!(source, ConfigSource::Cluster, "{synonym}");
+            assert_eq!(found == value, !hours_or_minutes, "{synonym}: {found}");
+            let own = map(&[(def.name, def.default)]);
+            let (found, _) = effective(&sources, Some(&own), def);
+            assert_eq!(found, def.default, "{synonym}");
+        }
+    }
+}
+
+#[test]
+fn what_does_not_exist_here_is_refused() {
+    // Proves the settings of which only the default is accepted: the reason names the feature.
+    let refused: Vec<&TopicConfigDef> = TABLE
+        .iter()
+        .filter(|def| matches!(def.effect, Effect::Refused { .. }))
+        .collect();
+    let names: Vec<&str> = refused.iter().map(|def| def.name).collect();
+    assert_eq!(names, ["remote.storage.enable"]);
+    let reason = check("remote.storage.enable", "true").expect_err("no tiered storage");
+    assert!(
+        reason.starts_with("Tiered Storage functionality is disabled"),
+        "{reason}"
+    );
+    check("remote.storage.enable", "false").expect("the default");
 }
 
 #[test]
