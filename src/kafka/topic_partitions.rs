@@ -9,6 +9,7 @@ use streambus_proto::messages::describe_topic_partitions_response::{
     Cursor, DescribeTopicPartitionsResponse, DescribeTopicPartitionsResponsePartition,
     DescribeTopicPartitionsResponseTopic,
 };
+use streambus_proto::wire::Array;
 
 use crate::metadata::routing::Routing;
 use crate::metadata::{Image, Refusal, Topic, topic_name};
@@ -122,6 +123,9 @@ impl<R: Routing> Page<'_, R> {
                     leader_epoch: place.leader_epoch.0,
                     isr_nodes: replicas.clone().into(),
                     replica_nodes: replicas.into(),
+                    // Empty, not null: Java's admin client reads these without a look.
+                    eligible_leader_replicas: Some(Array::default()),
+                    last_known_elr: Some(Array::default()),
                     ..DescribeTopicPartitionsResponsePartition::default()
                 }
             })
@@ -151,7 +155,7 @@ impl<R: Routing> Page<'_, R> {
         self.topics.push(DescribeTopicPartitionsResponseTopic {
             error_code: code.into(),
             name: Some(name.to_owned().into()),
-            topic_authorized_operations: i32::MIN,
+            topic_authorized_operations: TOPIC_OPERATIONS,
             ..DescribeTopicPartitionsResponseTopic::default()
         });
         true

@@ -119,3 +119,19 @@ fn a_cursor_that_nobody_gave_is_refused_or_harmless() {
         );
     }
 }
+
+#[test]
+fn arrays_that_java_reads_are_never_null() {
+    // Proves empty lists where Kafka sends empty ones: Java's admin client fails on null.
+    let image = image(&[("a", 1)]);
+    let request = ask(&["a"], 10, None);
+    let answer = describe_topic_partitions(&image, &TwoCores, &request).expect("good");
+    let topics: Vec<_> = answer.topics.iter().collect();
+    let partitions: Vec<_> = topics[0].partitions.iter().collect();
+    for list in [
+        &partitions[0].eligible_leader_replicas,
+        &partitions[0].last_known_elr,
+    ] {
+        assert_eq!(list.as_ref().map(Array::len), Some(0));
+    }
+}
