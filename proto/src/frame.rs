@@ -17,6 +17,18 @@ pub enum FrameError {
     /// Shorter than any request, or negative.
     #[error("a frame of {0} bytes is shorter than any request")]
     TooShort(i32),
+    /// The first bytes of a TLS handshake.
+    #[error(
+        "this looks like TLS, and the listener is plain text: use a plain-text client or \
+         security.protocol=PLAINTEXT"
+    )]
+    Tls,
+    /// The first bytes of an HTTP request.
+    #[error(
+        "this looks like HTTP, and the listener speaks the Kafka protocol: metrics and health are at \
+         admin.address"
+    )]
+    Http,
     /// Longer than allowed.
     #[error("a frame of {length} bytes is above the limit of {limit}")]
     TooLong {
@@ -38,10 +50,28 @@ pub fn frame_length(bytes: &[u8], limit: usize) -> Result<Option<usize>, FrameEr
     };
     let length = i32::from_be_bytes(*prefix);
     match usize::try_from(length) {
-        Ok(fits) if fits > limit => Err(FrameError::TooLong { length, limit }),
+        Ok(fits) if fits > limit => Err(too_long(*prefix, limit)),
         Ok(fits) if fits >= REQUEST_BYTES_MIN => Ok(Some(fits)),
         _ => Err(FrameError::TooShort(length)),
     }
+}
+
+/// Names the other protocol if the bytes of a length that is too large begin one.
+fn too_long(prefix: [u8; LENGTH_BYTES], limit: usize) -> FrameError {
+    /// The first bytes of each method's request line, and of HTTP/2.
+    const HTTP: [&[u8; LENGTH_BYTES]; 10] = [
+        b"GET ", b"HEAD", b"POST", b"PUT ", b"DELE", b"CONN", b"OPTI", b"TRAC", b"PATC", b"PRI ",
+    ];
+    /// A record of type handshake, of any version from SSL 3.0 to TLS 1.3.
+    const HANDSHAKE: (u8, u8) = (22, 3);
+    if HTTP.contains(&&prefix) {
+        return FrameError::Http;
+    }
+    if (prefix[0], prefix[1]) == HANDSHAKE && prefix[2] <= 4 {
+        return FrameError::Tls;
+    }
+    let length = i32::from_be_bytes(prefix);
+    FrameError::TooLong { length, limit }
 }
 
 /// What stands before every request.
@@ -134,12 +164,16 @@ mod tests {
             assert_eq!(length(short), Err(FrameError::TooShort(short)));
         }
         assert!(matches!(length(1_001), Err(FrameError::TooLong { .. })));
+        for (bytes, expected) in [
+            (&b"GET / HTTP/1.1"[..], FrameError::Http),
+            (b"PRI * HTTP/2.0", FrameError::Http),
+            (b"\x16\x03\x01\x02\x00", FrameError::Tls),
+            (b"\x16\x03\x03\x00\x7a", FrameError::Tls),
+        ] {
+            assert_eq!(frame_length(bytes, 100 << 20), Err(expected), "{bytes:?}");
+        }
         assert!(matches!(
-            frame_length(b"GET / HTTP/1.1", 100 << 20),
-            Err(FrameError::TooLong { .. })
-        ));
-        assert!(matches!(
-            frame_length(b"\x16\x03\x01\x02\x00", 100 << 20),
+            frame_length(b"\x16\x04\x01\x02", 100 << 20),
             Err(FrameError::TooLong { .. })
         ));
         assert_eq!(frame_length(&[0, 0, 1], 1_000), Ok(None));

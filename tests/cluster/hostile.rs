@@ -73,6 +73,35 @@ fn frames_that_no_client_sends_close_the_connection() {
 }
 
 #[test]
+fn another_protocol_is_named_in_the_log() {
+    // Proves that a TLS client and a browser are logged as what they are, with the remedy.
+    let home = tempfile::tempdir().unwrap();
+    let log = home.path().join("log");
+    let broker = Broker::start_logged(&home.path().join("data"), &[], &log);
+    for (bytes, expected) in [
+        (
+            &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..],
+            "this looks like TLS, and the listener is plain text: use a plain-text client or \
+             security.protocol=PLAINTEXT",
+        ),
+        (
+            b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            "this looks like HTTP, and the listener speaks the Kafka protocol",
+        ),
+    ] {
+        assert_eq!(exchange(broker.core, bytes), b"", "it got an answer");
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while !std::fs::read_to_string(&log).unwrap().contains(expected) {
+            assert!(
+                std::time::Instant::now() < deadline,
+                "not logged: {expected}"
+            );
+            std::thread::yield_now();
+        }
+    }
+}
+
+#[test]
 fn version_that_is_too_new_is_answered_with_those_there_are() {
     // Proves KIP-511: ApiVersions 99 gets a version 0 answer with error 35 and the list.
     let home = tempfile::tempdir().unwrap();
