@@ -116,7 +116,7 @@ async fn one(
     if let Some(found) = broker.shard.image(find) {
         return found;
     }
-    let code = if may_create {
+    let code = if may_create && !topic_name::is_reserved(&name) {
         create(broker, &name).await
     } else {
         missing(&name)
@@ -125,6 +125,7 @@ async fn one(
         Some(made) => made,
         None => MetadataResponseTopic {
             error_code: code.into(),
+            is_internal: topic_name::is_internal(&name),
             name: Some(name.into()),
             ..MetadataResponseTopic::default()
         },

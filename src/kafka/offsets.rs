@@ -23,6 +23,9 @@ use streambus_proto::messages::offset_for_leader_epoch_response::{
 use streambus_storage::PartitionKey;
 
 use super::broker::Broker;
+use crate::config::CleanupPolicy;
+use crate::metadata::Topic;
+
 use crate::partition::Isolation;
 use crate::shard::op::{EpochItem, OffsetItem};
 
@@ -43,10 +46,12 @@ impl<T> Asked<T> {
         }
     }
 
+    /// Adds a topic. With `refused` its partitions that exist are answered with that code.
     fn topic(
         &mut self,
         broker: &Broker,
         name: &str,
+        refused: Option<ErrorCode>,
         partitions: impl Iterator<Item = (i32, T)>,
         item: impl Fn(PartitionKey, T) -> T,
     ) {
@@ -56,10 +61,13 @@ impl<T> Asked<T> {
                 .map(|topic| (topic.id, topic.partition_count()))
         });
         let places = partitions.map(|(index, asked)| match known {
-            Some((topic, count)) if (0..count).contains(&index) => {
-                self.items.push(item(PartitionKey { topic, index }, asked));
-                (index, Ok(self.items.len() - 1))
-            }
+            Some((topic, count)) if (0..count).contains(&index) => match refused {
+                Some(code) => (index, Err(code)),
+                None => {
+                    self.items.push(item(PartitionKey { topic, index }, asked));
+                    (index, Ok(self.items.len() - 1))
+                }
+            },
             _ => (index, Err(ErrorCode::UnknownTopicOrPartition)),
         });
         let places = places.collect();
@@ -110,9 +118,8 @@ pub(super) async fn list_offsets(
             };
             (partition.partition_index, item)
         });
-        asked.topic(broker, &topic.name, partitions, |key, item| OffsetItem {
-            key,
-            ..item
+        asked.topic(broker, &topic.name, None, partitions, |key, item| {
+            OffsetItem { key, ..item }
         });
     }
     let found = broker.shard.offsets_anywhere(asked.items).await;
@@ -158,9 +165,8 @@ pub(super) async fn offset_for_leader_epoch(
             };
             (partition.partition, item)
         });
-        asked.topic(broker, &topic.topic, partitions, |key, item| EpochItem {
-            key,
-            ..item
+        asked.topic(broker, &topic.topic, None, partitions, |key, item| {
+            EpochItem { key, ..item }
         });
     }
     let found = broker.shard.epoch_ends_anywhere(asked.items).await;
@@ -191,6 +197,15 @@ pub(super) async fn offset_for_leader_epoch(
     }
 }
 
+/// Why no client may delete records of a topic: the broker needs them, or their keys decide.
+fn undeletable(topic: &Topic) -> Option<ErrorCode> {
+    if topic.is_internal() {
+        return Some(ErrorCode::InvalidTopicException);
+    }
+    let compact_only = topic.settings.cleanup_policy == Some(CleanupPolicy::Compact);
+    compact_only.then_some(ErrorCode::PolicyViolation)
+}
+
 pub(super) async fn delete_records(
     broker: &Rc<Broker>,
     request: &DeleteRecordsRequest<'_>,
@@ -201,7 +216,14 @@ pub(super) async fn delete_records(
             .partitions
             .iter()
             .map(|partition| (partition.partition_index, (NOWHERE, partition.offset)));
-        asked.topic(broker, &topic.name, partitions, |key, (_, to)| (key, to));
+        let refused = broker.shard.image(|image| {
+            image
+                .topic(&topic.name)
+                .and_then(|topic| undeletable(topic))
+        });
+        asked.topic(broker, &topic.name, refused, partitions, |key, (_, to)| {
+            (key, to)
+        });
     }
     let moved = broker.shard.delete_records_anywhere(asked.items).await;
     let topics = Asked::<(PartitionKey, i64)>::answer(
@@ -230,7 +252,7 @@ pub(super) async fn describe_producers(
     let mut asked = Asked::new();
     for topic in &request.topics {
         let partitions = topic.partition_indexes.iter().map(|index| (index, NOWHERE));
-        asked.topic(broker, &topic.name, partitions, |key, _| key);
+        asked.topic(broker, &topic.name, None, partitions, |key, _| key);
     }
     let views = broker.shard.producers_anywhere(asked.items).await;
     let topics = Asked::<PartitionKey>::answer(
@@ -266,5 +288,40 @@ pub(super) async fn describe_producers(
     DescribeProducersResponse {
         topics: topics.into(),
         ..DescribeProducersResponse::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kafka::test_host::{LIMITS, image, topic_id};
+    use crate::metadata::{Command, Layout, apply};
+
+    #[test]
+    fn records_are_deleted_where_a_policy_allows_it() {
+        // Proves Kafka's two refusals: the broker's own topics, and topics that are compacted only.
+        let mut image = image(&[("__consumer_offsets", 1), ("plain", 1)]);
+        for policy in ["compact", "compact,delete"] {
+            let command = Command::CreateTopic {
+                name: policy.replace(',', "-"),
+                id: topic_id(policy),
+                layout: Layout::Auto {
+                    partitions: 1,
+                    replication_factor: 1,
+                },
+                configs: vec![("cleanup.policy".to_owned(), Some(policy.to_owned()))],
+            };
+            let delta = apply(&image, &command, &LIMITS).expect("a good topic");
+            image.absorb(&delta);
+        }
+        for (name, expected) in [
+            ("plain", None),
+            ("compact-delete", None),
+            ("compact", Some(ErrorCode::PolicyViolation)),
+            ("__consumer_offsets", Some(ErrorCode::InvalidTopicException)),
+        ] {
+            let topic = image.topic(name).expect("it was made");
+            assert_eq!(undeletable(topic), expected, "{name}");
+        }
     }
 }

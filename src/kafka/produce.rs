@@ -135,6 +135,8 @@ fn find(image: &Image, data: &TopicProduceData<'_>) -> Result<(TopicId, i32), Er
         image.topic(&data.name)
     };
     match topic {
+        // Only the broker writes to its own topics.
+        Some(topic) if topic.is_internal() => Err(ErrorCode::InvalidTopicException),
         Some(topic) => Ok((topic.id, topic.partition_count())),
         None if by_id => Err(ErrorCode::UnknownTopicId),
         None => Err(ErrorCode::UnknownTopicOrPartition),
@@ -205,5 +207,41 @@ fn refused(
         record_errors: told.map(record_error).collect(),
         error_message: message,
         ..PartitionProduceResponse::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kafka::test_host::{image, topic_id};
+
+    #[test]
+    fn only_the_broker_writes_to_its_own_topics() {
+        // Proves the code for each way to name a topic: by name, by id, unknown, and the broker's own.
+        let image = image(&[("a", 2), ("__transaction_state", 1)]);
+        let name = |name: &'static str| TopicProduceData {
+            name: name.into(),
+            ..TopicProduceData::default()
+        };
+        let id = |name| TopicProduceData {
+            topic_id: topic_id(name),
+            ..TopicProduceData::default()
+        };
+        for (data, expected) in [
+            (name("a"), Ok((topic_id("a"), 2))),
+            (id("a"), Ok((topic_id("a"), 2))),
+            (name("no"), Err(ErrorCode::UnknownTopicOrPartition)),
+            (id("no"), Err(ErrorCode::UnknownTopicId)),
+            (
+                name("__transaction_state"),
+                Err(ErrorCode::InvalidTopicException),
+            ),
+            (
+                id("__transaction_state"),
+                Err(ErrorCode::InvalidTopicException),
+            ),
+        ] {
+            assert_eq!(find(&image, &data), expected, "{data:?}");
+        }
     }
 }

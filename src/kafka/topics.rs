@@ -22,7 +22,8 @@ use streambus_proto::messages::delete_topics_response::{
 use super::admin::{self, Host, duplicates, shown, submit_all};
 use crate::metadata::routing::Routing;
 use crate::metadata::{
-    Change, Command, ConfigMap, Delta, Image, Layout, ManualPartition, Refusal, apply, topic_config,
+    Change, Command, ConfigMap, Delta, Image, Layout, ManualPartition, Refusal, apply,
+    topic_config, topic_name,
 };
 
 /// `CreateTopics`: each topic on its own, in the order of the request.
@@ -39,6 +40,9 @@ pub(crate) async fn create_topics(
     for topic in &request.topics {
         let command = if twice.contains(&*topic.name) {
             let message = "Duplicate topic name.";
+            Err(Refusal::new(ErrorCode::InvalidRequest, message))
+        } else if topic_name::is_reserved(&topic.name) {
+            let message = format!("Creation of internal topic {} is prohibited.", topic.name);
             Err(Refusal::new(ErrorCode::InvalidRequest, message))
         } else {
             creation(host, routing, &topic)

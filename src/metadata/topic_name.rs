@@ -11,6 +11,14 @@ pub const INTERNAL: [&str; 3] = [
     "__share_group_state",
 ];
 
+/// The log of the controllers, which Kafka shows as a topic in `DescribeQuorum` and nowhere else.
+pub const METADATA_LOG: &str = "__cluster_metadata";
+
+/// Whether clients may not create a topic of this name.
+pub fn is_reserved(name: &str) -> bool {
+    is_internal(name) || name == METADATA_LOG
+}
+
 /// Whether the broker keeps a topic of this name for itself.
 pub fn is_internal(name: &str) -> bool {
     INTERNAL.contains(&name)

@@ -5,13 +5,16 @@ use std::path::Path;
 
 use streambus_proto::messages::{
     CreateTopicsRequest, MetadataRequest, create_topics_request as create,
+    metadata_request as metadata,
 };
 
 use crate::process::{Broker, resident};
 use crate::wire::Wire;
 
+const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 const INVALID_TOPIC: i16 = 17;
 const INVALID_PARTITIONS: i16 = 37;
+const INVALID_REQUEST: i16 = 42;
 const POLICY_VIOLATION: i16 = 44;
 
 fn ask(wire: &mut Wire, name: &str, partitions: i32) -> i16 {
@@ -163,4 +166,46 @@ fn topics_one_by_one_end_at_the_limit() {
         1_000,
         "after a crash"
     );
+}
+
+/// Error code, whether it is internal, and number of partitions, as `Metadata` answers.
+fn looked_up(wire: &mut Wire, name: &'static str) -> (i16, bool, usize) {
+    let request = MetadataRequest {
+        topics: Some(
+            vec![metadata::MetadataRequestTopic {
+                name: Some(name.into()),
+                ..metadata::MetadataRequestTopic::default()
+            }]
+            .into(),
+        ),
+        allow_auto_topic_creation: true,
+        ..MetadataRequest::default()
+    };
+    wire.ask(&request, 12, |answer| {
+        let topic = answer.topics.iter().next().unwrap();
+        (topic.error_code, topic.is_internal, topic.partitions.len())
+    })
+}
+
+#[test]
+fn clients_never_create_a_topic_of_the_broker() {
+    // Proves that neither Metadata nor CreateTopics creates one, and that any other name that Metadata
+    // is asked for is created and answered at once, as ops/README.md says.
+    let home = tempfile::tempdir().unwrap();
+    let broker = Broker::start(home.path(), &[]);
+    let mut wire = Wire::connect(broker.core);
+    for (name, is_internal) in [
+        ("__consumer_offsets", true),
+        ("__transaction_state", true),
+        ("__share_group_state", true),
+        ("__cluster_metadata", false),
+    ] {
+        let expected = (UNKNOWN_TOPIC_OR_PARTITION, is_internal, 0);
+        assert_eq!(looked_up(&mut wire, name), expected, "{name}");
+        assert_eq!(ask(&mut wire, name, 1), INVALID_REQUEST, "{name}");
+        assert_eq!(looked_up(&mut wire, name), expected, "{name}");
+    }
+    assert_eq!(names(&mut wire), Vec::<String>::new());
+    assert_eq!(looked_up(&mut wire, "any.other"), (0, false, 1));
+    assert_eq!(names(&mut wire), ["any.other"]);
 }
