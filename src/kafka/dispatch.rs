@@ -5,26 +5,30 @@ use std::pin::Pin;
 use std::rc::Rc;
 
 use streambus_proto::api::ApiKey;
-use streambus_proto::error_code::ErrorCode;
 use streambus_proto::frame::RequestHeader;
-use streambus_proto::messages::api_versions_response::{ApiVersion, ApiVersionsResponse};
 use streambus_proto::messages::{
-    AlterConfigsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest,
-    DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest, DescribeLogDirsRequest,
-    DescribeProducersRequest, DescribeTopicPartitionsRequest, FetchRequest, FindCoordinatorRequest,
+    AlterConfigsRequest, AlterPartitionReassignmentsRequest, AlterReplicaLogDirsRequest,
+    CreateAclsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteAclsRequest,
+    DeleteRecordsRequest, DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest,
+    DescribeLogDirsRequest, DescribeProducersRequest, DescribeQuorumRequest,
+    DescribeTopicPartitionsRequest, ElectLeadersRequest, FetchRequest, FindCoordinatorRequest,
     IncrementalAlterConfigsRequest, InitProducerIdRequest, ListConfigResourcesRequest,
     ListOffsetsRequest, Message, MetadataRequest, OffsetForLeaderEpochRequest, ProduceRequest,
+    UpdateFeaturesRequest,
 };
 use streambus_proto::wire::{DecodeError, Reader};
-use streambus_shards::{Buf, CoreId, now};
+use streambus_shards::{Buf, CoreId, now, wall_ms};
 
 use super::broker::Broker;
 use super::listener::View;
 use super::log_dirs::LogDir;
 use super::response::{ReplyTo, ResponseError, Slices};
-use super::served::{self, SERVED, Served};
+use super::served::{self, Served};
 use super::topic_partitions;
-use super::{cluster, configs, coordinators, fetch, log_dirs, metadata, offsets, produce, topics};
+use super::{
+    cluster, configs, coordinators, features, fetch, log_dirs, metadata, offsets, produce, quorum,
+    replicas, security, topics,
+};
 
 /// Why a connection is closed instead of answered.
 #[derive(Debug, thiserror::Error)]
@@ -117,23 +121,13 @@ pub(super) async fn dispatch(
 /// A version of `ApiVersions` that is not served is answered in version 0, so that the client learns
 /// which ones are (KIP-511).
 fn api_versions(served: Served, reply_to: ReplyTo) -> Result<Slices, Refused> {
-    let known = served.has(reply_to.version);
-    let keys = SERVED.iter().map(|served| ApiVersion {
-        api_key: served.api as i16,
-        min_version: served.first,
-        max_version: served.last,
-    });
-    let code = if known {
-        ErrorCode::None
+    let own_version_served = served.has(reply_to.version);
+    let version = if own_version_served {
+        reply_to.version
     } else {
-        ErrorCode::UnsupportedVersion
+        0
     };
-    let response = ApiVersionsResponse {
-        error_code: code.into(),
-        api_keys: keys.collect(),
-        ..ApiVersionsResponse::default()
-    };
-    let version = if known { reply_to.version } else { 0 };
+    let response = features::api_versions(own_version_served);
     Ok(ReplyTo {
         version,
         ..reply_to
@@ -245,6 +239,54 @@ async fn answer(
                 .shard
                 .image(|image| topic_partitions::describe_topic_partitions(image, view, &request));
             reply_to.with(&told.map_err(|refusal| Refused::Protocol(refusal.to_string()))?)?
+        }
+        ApiKey::DescribeQuorum => {
+            let request: DescribeQuorumRequest<'_> = read(body, version)?;
+            let (listener, now_ms) = (view.listener(), wall_ms());
+            let described = broker
+                .shard
+                .image(|image| quorum::describe_quorum(image, view, listener, &request, now_ms));
+            reply_to.with(&described)?
+        }
+        ApiKey::ElectLeaders => {
+            let request: ElectLeadersRequest<'_> = read(body, version)?;
+            let elected = broker
+                .shard
+                .image(|image| replicas::elect_leaders(image, &request, version));
+            reply_to.with(&elected)?
+        }
+        ApiKey::ListPartitionReassignments => {
+            reply_to.with(&replicas::list_partition_reassignments())?
+        }
+        ApiKey::AlterPartitionReassignments => {
+            let request: AlterPartitionReassignmentsRequest<'_> = read(body, version)?;
+            let altered = broker
+                .shard
+                .image(|image| replicas::alter_partition_reassignments(image, view, &request));
+            reply_to.with(&altered)?
+        }
+        ApiKey::AlterReplicaLogDirs => {
+            let request: AlterReplicaLogDirsRequest<'_> = read(body, version)?;
+            let dir = &broker.config.data.dir;
+            let altered = broker
+                .shard
+                .image(|image| replicas::alter_replica_log_dirs(image, &request, dir));
+            reply_to.with(&altered)?
+        }
+        ApiKey::UpdateFeatures => {
+            let request: UpdateFeaturesRequest<'_> = read(body, version)?;
+            reply_to.with(&features::update_features(&request, version))?
+        }
+        ApiKey::SaslHandshake => reply_to.with(&security::sasl_handshake())?,
+        ApiKey::SaslAuthenticate => reply_to.with(&security::sasl_authenticate())?,
+        ApiKey::DescribeAcls => reply_to.with(&security::describe_acls())?,
+        ApiKey::CreateAcls => {
+            let request: CreateAclsRequest<'_> = read(body, version)?;
+            reply_to.with(&security::create_acls(&request))?
+        }
+        ApiKey::DeleteAcls => {
+            let request: DeleteAclsRequest<'_> = read(body, version)?;
+            reply_to.with(&security::delete_acls(&request))?
         }
         api => {
             return Err(Refused::NotServed {

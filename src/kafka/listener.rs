@@ -86,6 +86,11 @@ impl View {
         }
     }
 
+    /// The listener's name in the settings.
+    pub(crate) fn listener(&self) -> &str {
+        &self.plan.name
+    }
+
     /// The core that this connection is on, if the listener shows cores.
     pub(crate) fn shown_core(&self) -> Option<u16> {
         (self.plan.advertise == Advertise::Core).then_some(self.core)

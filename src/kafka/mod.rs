@@ -10,6 +10,7 @@ mod connection;
 mod connection_limits;
 mod coordinators;
 mod dispatch;
+mod features;
 mod fetch;
 mod fetch_session;
 mod in_flight;
@@ -18,7 +19,10 @@ mod log_dirs;
 mod metadata;
 mod offsets;
 mod produce;
+mod quorum;
+mod replicas;
 mod response;
+mod security;
 mod served;
 #[cfg(test)]
 mod test_host;

@@ -1,6 +1,13 @@
 //! What administrators ask, over TCP.
 
-use streambus_proto::messages::{MetadataRequest, metadata_request as metadata};
+use streambus_client::request::Request;
+use streambus_proto::messages::{
+    AlterPartitionReassignmentsRequest, AlterReplicaLogDirsRequest, CreateAclsRequest,
+    DeleteAclsRequest, DescribeAclsRequest, DescribeQuorumRequest, ElectLeadersRequest,
+    ListPartitionReassignmentsRequest, MetadataRequest, SaslAuthenticateRequest,
+    SaslHandshakeRequest, UpdateFeaturesRequest, describe_quorum_request as quorum,
+    metadata_request as metadata,
+};
 
 use crate::process::Broker;
 use crate::wire::Wire;
@@ -49,5 +56,67 @@ fn operations_are_told_when_asked_for_and_else_not() {
                 "version {version}"
             );
         }
+    }
+}
+
+#[test]
+fn one_node_answers_what_tools_ask_of_a_cluster() {
+    // Proves over TCP that each of these APIs is answered in every version, and its code: quorum,
+    // reassignments, elections, log directories and features of one node, and that there are neither
+    // ACLs nor SASL.
+    fn each<R: Request + Default>(
+        wire: &mut Wire,
+        last: i16,
+        look: impl Fn(R::Response<'_>) -> i16,
+    ) -> Vec<i16> {
+        let first = R::KEY.info().first;
+        let versions = first..=last;
+        versions
+            .map(|version| wire.ask(&R::default(), version, &look))
+            .collect()
+    }
+    let home = tempfile::tempdir().unwrap();
+    let broker = Broker::start(home.path(), &[]);
+    let mut wire = Wire::connect(broker.core);
+    let wire = &mut wire;
+    let code = each::<ElectLeadersRequest<'_>>(wire, 2, |answer| answer.error_code);
+    assert_eq!(code, [0, 0, 0]);
+    let code = each::<ListPartitionReassignmentsRequest<'_>>(wire, 0, |answer| answer.error_code);
+    assert_eq!(code, [0]);
+    let code = each::<AlterPartitionReassignmentsRequest<'_>>(wire, 1, |answer| answer.error_code);
+    assert_eq!(code, [0, 0]);
+    let count = |count: usize| i16::try_from(count).unwrap();
+    let found =
+        each::<AlterReplicaLogDirsRequest<'_>>(wire, 2, |answer| count(answer.results.len()));
+    assert_eq!(found, [0, 0]);
+    let code = each::<UpdateFeaturesRequest<'_>>(wire, 2, |answer| answer.error_code);
+    assert_eq!(code, [0, 0, 0]);
+    let code = each::<DescribeAclsRequest<'_>>(wire, 3, |answer| answer.error_code);
+    assert_eq!(code, [54, 54, 54]);
+    let found = each::<CreateAclsRequest<'_>>(wire, 3, |answer| count(answer.results.len()));
+    assert_eq!(found, [0, 0, 0]);
+    let found = each::<DeleteAclsRequest<'_>>(wire, 3, |answer| count(answer.filter_results.len()));
+    assert_eq!(found, [0, 0, 0]);
+    let code = each::<SaslHandshakeRequest<'_>>(wire, 1, |answer| answer.error_code);
+    assert_eq!(code, [34, 34]);
+    let code = each::<SaslAuthenticateRequest<'_>>(wire, 2, |answer| answer.error_code);
+    assert_eq!(code, [34, 34, 34]);
+    let request = DescribeQuorumRequest {
+        topics: vec![quorum::TopicData {
+            topic_name: "__cluster_metadata".into(),
+            partitions: vec![quorum::PartitionData { partition_index: 0 }].into(),
+        }]
+        .into(),
+    };
+    for version in 0..=2 {
+        wire.ask(&request, version, |answer| {
+            let topic = answer.topics.iter().next().unwrap();
+            let partition = topic.partitions.iter().next().unwrap();
+            assert_eq!((answer.error_code, partition.error_code), (0, 0));
+            assert_eq!(
+                (partition.leader_id, partition.current_voters.len()),
+                (0, 1)
+            );
+        });
     }
 }
