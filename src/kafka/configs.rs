@@ -65,7 +65,8 @@ pub(crate) fn describe_configs(
             let (error_code, error_message) = told(outcome);
             DescribeConfigsResult {
                 error_code,
-                error_message: error_message.map(Into::into),
+                // Empty where all is well, as Kafka sends it.
+                error_message: Some(error_message.unwrap_or_default().into()),
                 resource_type: resource.resource_type,
                 resource_name: resource.resource_name.into_owned().into(),
                 configs: configs.into(),

@@ -52,7 +52,8 @@ pub(crate) fn find_coordinator(
                 host: host.into(),
                 port,
                 error_code,
-                error_message: error_message.map(Into::into),
+                // Empty where all is well, as Kafka sends it: null is no value that clients expect.
+                error_message: Some(error_message.unwrap_or_default().into()),
             }
         });
         return FindCoordinatorResponse {

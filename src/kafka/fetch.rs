@@ -9,7 +9,7 @@ use streambus_proto::error_code::ErrorCode;
 use streambus_proto::ids::{Offset, TopicId};
 use streambus_proto::messages::fetch_request::FetchRequest;
 use streambus_proto::messages::fetch_response::{
-    FetchResponse, FetchableTopicResponse, PartitionData,
+    AbortedTransaction, FetchResponse, FetchableTopicResponse, PartitionData,
 };
 use streambus_proto::wire::{Array, Records};
 use streambus_shards::{Buf, now, wall_ms};
@@ -266,6 +266,19 @@ fn key_of(image: &Image, wanted: &Wanted) -> Result<PartitionKey, ErrorCode> {
     }
 }
 
+/// No transaction was aborted. Null, as Kafka sends it, where a read sees all records; a partition that
+/// is not known has an empty list, which is the field's default.
+fn aborted_transactions(
+    isolation: Isolation,
+    error: ErrorCode,
+) -> Option<Array<'static, AbortedTransaction>> {
+    let unknown = matches!(
+        error,
+        ErrorCode::UnknownTopicOrPartition | ErrorCode::UnknownTopicId
+    );
+    (unknown || isolation == Isolation::ReadCommitted).then(Array::default)
+}
+
 /// A topic's part of a response, and the records that go in between.
 type TopicPart<'a> = (&'a TopicRef, Vec<PartitionData<'static>>, Vec<Vec<Buf>>);
 
@@ -300,7 +313,7 @@ fn answer(
             high_watermark: outcome.high_watermark,
             last_stable_offset: outcome.last_stable_offset,
             log_start_offset: outcome.log_start,
-            aborted_transactions: (isolation == Isolation::ReadCommitted).then(Array::default),
+            aborted_transactions: aborted_transactions(isolation, outcome.error),
             records: Records::Splice(bytes),
             ..PartitionData::default()
         });

@@ -60,7 +60,8 @@ pub(crate) fn describe_quorum(
         .map(|broker| Node {
             node_id: broker.id.0,
             listeners: vec![Listener {
-                name: listener.to_owned().into(),
+                // Java's admin client fails on a name with small letters.
+                name: listener.to_ascii_uppercase().into(),
                 host: broker.host.into(),
                 port: broker.port,
             }]
@@ -142,7 +143,7 @@ mod tests {
         let node = answer.nodes.iter().next().expect("the controller");
         let listener = node.listeners.iter().next().expect("its listener");
         assert_eq!((node.node_id, listener.port), (0, 10_092));
-        assert_eq!(&*listener.name, "main");
+        assert_eq!(&*listener.name, "MAIN");
     }
 
     #[test]

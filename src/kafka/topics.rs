@@ -37,7 +37,12 @@ pub(crate) async fn create_topics(
     let mut results = Vec::with_capacity(request.topics.len());
     let mut commands = Vec::new();
     let mut places = Vec::new();
+    let mut answered = BTreeSet::new();
     for topic in &request.topics {
+        // A name that stands twice is answered once, as Kafka does.
+        if twice.contains(&*topic.name) && !answered.insert(topic.name.clone().into_owned()) {
+            continue;
+        }
         let command = if twice.contains(&*topic.name) {
             let message = "Duplicate topic name.";
             Err(Refusal::new(ErrorCode::InvalidRequest, message))
@@ -357,9 +362,13 @@ pub(crate) async fn create_partitions(
         }
         Ok(Some(command))
     };
+    let mut answered = BTreeSet::new();
     let judged: Vec<_> = request
         .topics
         .iter()
+        .filter(|topic| {
+            !twice.contains(&*topic.name) || answered.insert(topic.name.clone().into_owned())
+        })
         .map(|topic| (topic.name.clone().into_owned(), growth(&topic)))
         .collect();
     let commands = judged

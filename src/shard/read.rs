@@ -23,6 +23,8 @@ const MAX_TIMESTAMP: i64 = -3;
 const EARLIEST_LOCAL: i64 = -4;
 /// `ListOffsets`: the last offset in tiered storage (KIP-1005); there is none.
 const LATEST_TIERED: i64 = -5;
+/// `ListOffsets`: the first offset that tiered storage does not have yet (KIP-1023); there is none.
+const EARLIEST_PENDING_UPLOAD: i64 = -6;
 
 /// A fetch that waits on partitions. It leaves them when it is dropped, too: its client may be gone before a record
 /// comes.
@@ -183,11 +185,12 @@ impl Shard {
         let hit = match item.timestamp {
             LATEST => return Ok(at(until)),
             EARLIEST | EARLIEST_LOCAL => return Ok(at(log_start)),
-            LATEST_TIERED => return Ok(none),
+            LATEST_TIERED | EARLIEST_PENDING_UPLOAD => return Ok(none),
             // What is not committed yet is not there.
             MAX_TIMESTAMP => lane.offset_of_max_timestamp(item.key, until).await,
             time if time >= 0 => lane.offset_for_timestamp(item.key, time, until).await,
-            _ => return Err(ErrorCode::InvalidRequest),
+            // A later version of the protocol may know what it means.
+            _ => return Err(ErrorCode::UnsupportedVersion),
         };
         match hit {
             Ok(Some(found)) => Ok(FoundOffset {
@@ -202,7 +205,7 @@ impl Shard {
     }
 
     /// Answers one question of `OffsetForLeaderEpoch`: the largest epoch at or below the asked one,
-    /// and the offset where it ends; -1 and -1 where the log has none.
+    /// and the offset where it ends; -1 and -1 where the log has none, and for an epoch to come.
     ///
     /// # Errors
     /// The code to answer with.
@@ -213,10 +216,11 @@ impl Shard {
         if asked == led.partition.leader_epoch() {
             return Ok((asked, led.partition.high_watermark()));
         }
-        Ok(led
-            .lane
-            .epoch_end(item.key, asked)
-            .unwrap_or((LeaderEpoch(-1), Offset(-1))))
+        let undefined = (LeaderEpoch(-1), Offset(-1));
+        if asked > led.partition.leader_epoch() {
+            return Ok(undefined);
+        }
+        Ok(led.lane.epoch_end(item.key, asked).unwrap_or(undefined))
     }
 
     /// Moves a log start forward for `DeleteRecords`; -1 means the high watermark. Nobody is told of it
