@@ -1,0 +1,55 @@
+"""Differences from Apache Kafka 4.3.1 that stay, each with its reason."""
+
+import dataclasses
+import re
+
+
+@dataclasses.dataclass(frozen=True)
+class Allowed:
+    """Which API, case and field (regular expressions over the whole of each) may differ, and why."""
+
+    api: str
+    case: str
+    path: str
+    reason: str
+
+    def covers(self, api, case, path):
+        """Whether this difference is meant."""
+        return all(re.fullmatch(pattern, text) for pattern, text in
+                   ((self.api, api), (self.case, case), (self.path, path)))
+
+
+ALLOWED = [
+    Allowed("ApiVersions", ".*", r"(supported|finalized)_features.*",
+            "no feature is served yet, so none is promised"),
+    Allowed("ApiVersions", "without a name", r"api_keys\[.*|error_code",
+            "Kafka refuses a client without a name (KIP-511); here it is served"),
+    Allowed("Produce", "damaged", r".*\.error_message", "the message says what is damaged; Kafka has none"),
+    Allowed("Produce", "no key in a compacted topic", r".*\.log_start_offset",
+            "no client reads it in a refusal"),
+    Allowed("Fetch", "past the end|before the start", r".*\.(high_watermark|last_stable_offset|log_start_offset)",
+            "the log's true ends, so that one sees why the offset is out of range; Kafka sends -1"),
+    Allowed("CreateTopics", ".*", r"topics\[new\]\.topic_id",
+            "a topic that is only judged has no id; Kafka draws one that nothing has"),
+    Allowed("CreateTopics", ".*", r".*\[min\.insync\.replicas\]\.config_source",
+            "Kafka writes this setting for the cluster when its eligible leader replicas are on"),
+    Allowed("CreatePartitions", "unknown topic", r".*\.error_message", "the message names the topic; Kafka has none"),
+    Allowed("(Incremental)?AlterConfigs", "null value", r".*\.error_code",
+            "INVALID_CONFIG, as both answer it in CreateTopics; Kafka says INVALID_REQUEST here"),
+    Allowed("IncrementalAlterConfigs", "unknown operation", r".*\.(error_code|error_message)",
+            "INVALID_REQUEST with the reason; Kafka fails with UNKNOWN_SERVER_ERROR"),
+    Allowed("DescribeConfigs", "loggers", r"results\[.*\]\.configs.*",
+            "the loggers of each are its own program's"),
+    Allowed("DescribeConfigs", "group|client metrics", r"results\[.*\]\.configs.*",
+            "groups and client metrics have no settings before the broker serves them"),
+    Allowed("DescribeLogDirs", "all", r".*\[both\]\.partitions\[0\]\.partition_size",
+            "all records are deleted; Kafka counts their segment until it goes"),
+    Allowed("DescribeQuorum", "metadata log", r".*\.(log_end_offset|high_watermark|leader_epoch)",
+            "the length of each one's own metadata log, and the number of its elections"),
+    Allowed("DescribeQuorum", "metadata log", r".*\.listeners.*",
+            "Kafka has a listener for controllers; here the controller is reached where brokers are"),
+    Allowed("DescribeQuorum", "metadata log", r".*\.replica_directory_id", "data directories have no id"),
+    Allowed("DescribeProducers", "unknown topic", r".*\.error_message",
+            "the code says it; Kafka has a message for a topic and none for a partition"),
+    Allowed("AlterPartitionReassignments", "none", "error_message", "null as in every other answer; Kafka sends ''"),
+]
