@@ -139,7 +139,15 @@ CLUSTER = [
          "reassign.ReassignPartitionsCommand", "--execute --reassignment-json-file {work}/assign.json"),
     Call("elect a leader", "Valid replica already elected for partitions", "LeaderElectionCommand",
          "--election-type preferred --topic {d} --partition 0"),
+    Call("features", NO_ERROR, "FeatureCommand", "--bootstrap-server {server} describe", server=""),
+    Call("ACLs without an authorizer", "No Authorizer is configured", "AclCommand", "--list"),
+    Call("SASL on a plain listener", r"Unexpected handshake request with client mechanism PLAIN, enabled mechanisms "
+         r"are \[\]", "TopicCommand", "--list --command-config {work}/sasl.properties"),
 ]
+SASL = """security.protocol=SASL_PLAINTEXT
+sasl.mechanism=PLAIN
+sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required username="a" password="b";
+"""
 PARTS = {"topics": TOPICS, "settings": SETTINGS, "records": RECORDS, "offsets": OFFSETS, "cluster": CLUSTER}
 
 
@@ -191,6 +199,8 @@ def run(address, log):
     with tempfile.TemporaryDirectory(prefix="streambus-java-tools-") as work:
         names = {"t": "tools", "d": "tools-data", "id": broker[1], "server": address, "work": work}
         put(work, "delete.json", [{"topic": names["d"], "partition": 0, "offset": 5}])
+        with open(f"{work}/sasl.properties", "w", encoding="utf-8") as file:
+            file.write(SASL)
         for part, calls in PARTS.items():
             if part == "cluster":
                 put(work, "assign.json", [{"topic": names["d"], "partition": 0, "log_dirs": ["any"],
