@@ -22,8 +22,8 @@ OWN_VALUES = {"last_timestamp": "time", "last_fetch_timestamp": "time", "last_ca
               "session_id": "session", "cluster_id": "cluster", "finalized_features_epoch": "epoch"}
 TEXTS = {"error_message", "batch_index_error_message", "documentation"}
 # What tells the entries of a list apart.
-KEYS = ("name", "topic", "topic_name", "resource_name", "resource_type", "key", "feature", "partition_index", "partition",
-        "index", "partition_id", "node_id", "broker_id", "replica_id", "api_key", "log_dir", "source")
+KEYS = ("name", "topic", "topic_name", "resource_name", "resource_type", "key", "feature", "partition_index",
+        "partition", "index", "partition_id", "node_id", "broker_id", "replica_id", "api_key", "log_dir", "source")
 # A busy machine is slow to schedule.
 READY_S = 60
 # COORDINATOR_LOAD_IN_PROGRESS, COORDINATOR_NOT_AVAILABLE: Kafka creates what is behind some requests when the

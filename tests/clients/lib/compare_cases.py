@@ -291,7 +291,8 @@ CASES = [
     ("IncrementalAlterConfigs", "append to a list", edit(TOPIC, "data", ("cleanup.policy", 2, "compact")), 0),
     ("IncrementalAlterConfigs", "subtract from a list", edit(TOPIC, "both", ("cleanup.policy", 3, "compact")), 0),
     ("IncrementalAlterConfigs", "delete", edit(TOPIC, "empty", ("retention.ms", 1, None)), 0),
-    ("IncrementalAlterConfigs", "same key twice", edit(TOPIC, "data", ("retention.ms", 0, "7"), ("retention.ms", 0, "8")), 0),
+    ("IncrementalAlterConfigs", "same key twice",
+     edit(TOPIC, "data", ("retention.ms", 0, "7"), ("retention.ms", 0, "8")), 0),
 
     ("ListConfigResources", "all", {"resource_types": []}, 0),
     ("ListConfigResources", "topics and brokers", {"resource_types": [TOPIC, BROKER]}, 1),
