@@ -19,6 +19,10 @@ class Allowed:
                    ((self.api, api), (self.case, case), (self.path, path)))
 
 
+# Broker settings that the two processes are started with.
+OWN_SETTINGS = (r"(advertised\.)?listeners|listener\.security\.protocol\.map|controller\..*|log\.dirs?|"
+                r"max\.connections(\.per\.ip)?|"
+                r"(offsets|transaction\.state|share\.coordinator\.state)\..*(replication\.factor|min\.isr)")
 ALLOWED = [
     Allowed("ApiVersions", ".*", r"(supported|finalized)_features.*",
             "no feature is served yet, so none is promised"),
@@ -33,13 +37,21 @@ ALLOWED = [
             "the log's true ends, so that one sees why the offset is out of range; Kafka sends -1"),
     Allowed("CreateTopics", ".*", r"topics\[new\]\.topic_id",
             "a topic that is only judged has no id; Kafka draws one that nothing has"),
-    Allowed("CreateTopics", ".*", r".*\[min\.insync\.replicas\]\.config_source",
+    Allowed("CreateTopics|DescribeConfigs", ".*", r"(.*\[min\.insync\.replicas\].*|results\[/4\]\.configs)",
             "Kafka writes this setting for the cluster when its eligible leader replicas are on"),
     Allowed("CreatePartitions", "unknown topic", r".*\.error_message", "the message names the topic; Kafka has none"),
     Allowed("(Incremental)?AlterConfigs", "null value", r".*\.error_code",
             "INVALID_CONFIG, as both answer it in CreateTopics; Kafka says INVALID_REQUEST here"),
     Allowed("IncrementalAlterConfigs", "unknown operation", r".*\.(error_code|error_message)",
             "INVALID_REQUEST with the reason; Kafka fails with UNKNOWN_SERVER_ERROR"),
+    Allowed("DescribeConfigs", "unknown topic", r".*\.error_message", "the message names the topic; Kafka's is empty"),
+    Allowed("DescribeConfigs", "topic.*|broker, all",
+            r".*\.synonyms(\[log\.((retention|roll|roll\.jitter)\.hours|flush\.scheduler\.interval\.ms)/5\].*)?",
+            "where the default is another setting's, as hours are, that one is listed as well"),
+    Allowed("DescribeConfigs", "broker, all", rf".*\.configs\[({OWN_SETTINGS})\]\..*",
+            "where each listens, keeps its data, and how it was started"),
+    Allowed("DescribeConfigs", "broker, all", r".*\.read_only",
+            "here it is read at the start only, or nothing depends on it; an attempt to change it says which"),
     Allowed("DescribeConfigs", "loggers", r"results\[.*\]\.configs.*",
             "the loggers of each are its own program's"),
     Allowed("DescribeConfigs", "group|client metrics", r"results\[.*\]\.configs.*",
