@@ -12,7 +12,7 @@ use streambus_proto::messages::fetch_response::{
     AbortedTransaction, FetchResponse, FetchableTopicResponse, PartitionData,
 };
 use streambus_proto::wire::{Array, Records};
-use streambus_shards::{Buf, now, wall_ms};
+use streambus_shards::{Buf, now};
 use streambus_storage::PartitionKey;
 
 use super::broker::Broker;
@@ -77,7 +77,7 @@ pub(super) async fn fetch(
 ) -> Result<Slices, Refused> {
     let began = now();
     let Wish { asked, session } = wish;
-    let planned = broker.sessions.borrow_mut().plan(session, wall_ms());
+    let planned = broker.sessions.borrow_mut().plan(session, began);
     let plan = match planned {
         Ok(plan) => plan,
         Err(code) => {

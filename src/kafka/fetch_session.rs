@@ -4,10 +4,12 @@
 //! A session lives on the core that its connection landed on; its id means nothing elsewhere.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 use streambus_proto::error_code::ErrorCode;
 use streambus_proto::ids::TopicId;
+use streambus_shards::Instant;
 
 /// The epoch of a request that wants no session, or that ends one.
 pub(crate) const FINAL_EPOCH: i32 = -1;
@@ -15,7 +17,7 @@ pub(crate) const FINAL_EPOCH: i32 = -1;
 pub(crate) const INITIAL_EPOCH: i32 = 0;
 /// A session unused for this long makes room for a new one (Kafka's
 /// `min.incremental.fetch.session.eviction.ms`).
-const EVICTABLE_AFTER_MS: i64 = 120_000;
+const EVICTABLE_AFTER: Duration = Duration::from_secs(120);
 
 /// How a request names a topic: by id from version 13 on, by name before.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -64,7 +66,7 @@ struct Followed {
 struct Session {
     by_id: bool,
     next_epoch: i32,
-    last_used_ms: i64,
+    last_used: Instant,
     /// In the order in which they are served. Who got data goes to the end, so that the response
     /// limit starves nobody.
     order: BTreeMap<u64, Followed>,
@@ -73,11 +75,11 @@ struct Session {
 }
 
 impl Session {
-    fn new(by_id: bool, now_ms: i64) -> Session {
+    fn new(by_id: bool, now: Instant) -> Session {
         Session {
             by_id,
             next_epoch: 1,
-            last_used_ms: now_ms,
+            last_used: now,
             order: BTreeMap::new(),
             places: FxHashMap::default(),
             next_place: 0,
@@ -104,6 +106,17 @@ impl Session {
         if let Some(place) = self.places.remove(&(topic.clone(), index)) {
             self.order.remove(&place);
         }
+    }
+
+    /// How many partitions more a request makes the session follow. One that is followed already only changes
+    /// where it is read from.
+    fn added_by(&self, request: &SessionRequest) -> usize {
+        let follows = |topic: &TopicRef, index| self.places.contains_key(&(topic.clone(), index));
+        let wanted = request.wanted.iter();
+        let added = wanted.filter(|wanted| !follows(&wanted.topic, wanted.index));
+        let forgotten = request.forgotten.iter();
+        let left = forgotten.filter(|(topic, index)| follows(topic, *index));
+        added.count().saturating_sub(left.count())
     }
 
     fn wanted(&self) -> Vec<Wanted> {
@@ -175,7 +188,11 @@ impl FetchSessions {
     /// # Errors
     /// `FETCH_SESSION_ID_NOT_FOUND`, `INVALID_FETCH_SESSION_EPOCH` or
     /// `FETCH_SESSION_TOPIC_ID_ERROR`: the client starts over with a full fetch.
-    pub(crate) fn plan(&mut self, request: SessionRequest, now_ms: i64) -> Result<Plan, ErrorCode> {
+    pub(crate) fn plan(
+        &mut self,
+        request: SessionRequest,
+        now: Instant,
+    ) -> Result<Plan, ErrorCode> {
         match request.epoch {
             FINAL_EPOCH => {
                 self.end(request.session_id);
@@ -187,9 +204,9 @@ impl FetchSessions {
             }
             INITIAL_EPOCH => {
                 self.end(request.session_id);
-                Ok(self.begin(request, now_ms))
+                Ok(self.begin(request, now))
             }
-            _ => self.resume(request, now_ms),
+            _ => self.resume(request, now),
         }
     }
 
@@ -224,7 +241,7 @@ impl FetchSessions {
         changed
     }
 
-    fn begin(&mut self, request: SessionRequest, now_ms: i64) -> Plan {
+    fn begin(&mut self, request: SessionRequest, now: Instant) -> Plan {
         let sessionless = |wanted| Plan {
             session_id: 0,
             incremental: false,
@@ -232,10 +249,10 @@ impl FetchSessions {
         };
         // A client that follows nothing, as the first request of a new consumer does, still gets a
         // session: the partitions come with the next request.
-        if !self.make_room(request.wanted.len(), now_ms) {
+        if !self.make_room(request.wanted.len(), now) {
             return sessionless(request.wanted);
         }
-        let mut session = Session::new(request.by_id, now_ms);
+        let mut session = Session::new(request.by_id, now);
         for wanted in &request.wanted {
             session.follow(wanted.clone());
         }
@@ -249,7 +266,7 @@ impl FetchSessions {
         }
     }
 
-    fn resume(&mut self, request: SessionRequest, now_ms: i64) -> Result<Plan, ErrorCode> {
+    fn resume(&mut self, request: SessionRequest, now: Instant) -> Result<Plan, ErrorCode> {
         let id = request.session_id;
         let room = self.partitions_max.saturating_sub(self.partitions);
         let session = self
@@ -262,7 +279,7 @@ impl FetchSessions {
         if session.by_id != request.by_id {
             return Err(ErrorCode::FetchSessionTopicIdError);
         }
-        if request.wanted.len() > room {
+        if request.wanted.len() > room && session.added_by(&request) > room {
             // No room to follow more: the client starts over and is served without a session.
             self.end(id);
             return Err(ErrorCode::FetchSessionIdNotFound);
@@ -274,7 +291,7 @@ impl FetchSessions {
         for (topic, index) in &request.forgotten {
             session.forget(topic, *index);
         }
-        session.last_used_ms = now_ms;
+        session.last_used = now;
         session.next_epoch = if request.epoch == i32::MAX {
             1
         } else {
@@ -296,7 +313,7 @@ impl FetchSessions {
     }
 
     /// Makes room for a session of `partitions`, if need be at the cost of one long unused.
-    fn make_room(&mut self, partitions: usize, now_ms: i64) -> bool {
+    fn make_room(&mut self, partitions: usize, now: Instant) -> bool {
         let fits = |sessions: &FetchSessions| {
             sessions.sessions.len() < sessions.sessions_max
                 && sessions.partitions + partitions <= sessions.partitions_max
@@ -307,9 +324,9 @@ impl FetchSessions {
         let oldest = self
             .sessions
             .iter()
-            .min_by_key(|(_, session)| session.last_used_ms);
-        match oldest.map(|(id, session)| (*id, session.last_used_ms)) {
-            Some((id, last_used_ms)) if now_ms - last_used_ms >= EVICTABLE_AFTER_MS => {
+            .min_by_key(|(_, session)| session.last_used);
+        match oldest.map(|(id, session)| (*id, session.last_used)) {
+            Some((id, last_used)) if now.since(last_used) >= EVICTABLE_AFTER => {
                 self.end(id);
                 fits(self)
             }
@@ -330,7 +347,18 @@ impl FetchSessions {
 
 #[cfg(test)]
 mod tests {
+    use streambus_shards::now;
+
     use super::*;
+
+    thread_local! {
+        static START: Instant = now();
+    }
+
+    /// A moment so many milliseconds after the start of the test.
+    fn at(ms: u64) -> Instant {
+        START.with(|start| *start + Duration::from_millis(ms))
+    }
 
     fn wanted(index: i32, fetch_offset: i64) -> Wanted {
         Wanted {
@@ -372,25 +400,25 @@ mod tests {
         let full = sessions
             .plan(
                 request(0, INITIAL_EPOCH, vec![wanted(0, 5), wanted(1, 5)]),
-                0,
+                at(0),
             )
             .expect("new session");
         assert_eq!((full.session_id, full.incremental), (1, false));
         let mut next = request(1, 1, vec![wanted(1, 9), wanted(2, 0)]);
         next.forgotten.push((TopicRef::Name("t".into()), 0));
-        let plan = sessions.plan(next, 1).expect("incremental");
+        let plan = sessions.plan(next, at(1)).expect("incremental");
         assert!(plan.incremental);
         assert_eq!(plan.wanted, vec![wanted(1, 9), wanted(2, 0)]);
         assert_eq!(
-            sessions.plan(request(1, 1, vec![]), 2),
+            sessions.plan(request(1, 1, vec![]), at(2)),
             Err(ErrorCode::InvalidFetchSessionEpoch)
         );
         assert_eq!(
-            sessions.plan(request(7, 1, vec![]), 2),
+            sessions.plan(request(7, 1, vec![]), at(2)),
             Err(ErrorCode::FetchSessionIdNotFound)
         );
         let ended = sessions
-            .plan(request(1, FINAL_EPOCH, vec![wanted(0, 0)]), 3)
+            .plan(request(1, FINAL_EPOCH, vec![wanted(0, 0)]), at(3))
             .expect("final");
         assert_eq!(
             (ended.session_id, sessions.len(), sessions.partitions),
@@ -404,7 +432,7 @@ mod tests {
         let mut sessions = FetchSessions::new(10, 100, 1);
         let partitions = vec![wanted(0, 0), wanted(1, 0)];
         let full = sessions
-            .plan(request(0, INITIAL_EPOCH, partitions), 0)
+            .plan(request(0, INITIAL_EPOCH, partitions), at(0))
             .expect("new session");
         assert!(
             sessions.changed(&full, &wanted(0, 0), told(0), false),
@@ -412,12 +440,12 @@ mod tests {
         );
         assert!(sessions.changed(&full, &wanted(1, 0), told(0), false));
         let plan = sessions
-            .plan(request(1, 1, vec![]), 0)
+            .plan(request(1, 1, vec![]), at(0))
             .expect("incremental");
         assert!(!sessions.changed(&plan, &wanted(1, 0), told(0), false));
         assert!(sessions.changed(&plan, &wanted(0, 0), told(4), true));
         let plan = sessions
-            .plan(request(1, 2, vec![]), 0)
+            .plan(request(1, 2, vec![]), at(0))
             .expect("incremental");
         assert_eq!(indexes(&plan), [1, 0], "who got records is served last");
         let failed = Told {
@@ -436,28 +464,53 @@ mod tests {
         // Proves the bounds on sessions and on partitions together.
         let mut sessions = FetchSessions::new(1, 3, 1);
         let first = sessions
-            .plan(request(0, INITIAL_EPOCH, vec![wanted(0, 0)]), 0)
+            .plan(request(0, INITIAL_EPOCH, vec![wanted(0, 0)]), at(0))
             .expect("ok");
         assert_eq!(first.session_id, 1);
         let second = sessions
-            .plan(request(0, INITIAL_EPOCH, vec![wanted(0, 0)]), 9)
+            .plan(request(0, INITIAL_EPOCH, vec![wanted(0, 0)]), at(9))
             .expect("ok");
         assert_eq!(second.session_id, 0, "no room, so no session");
         let many = (0..3).map(|index| wanted(index + 1, 0)).collect();
         assert_eq!(
-            sessions.plan(request(1, 1, many), 10),
+            sessions.plan(request(1, 1, many), at(10)),
             Err(ErrorCode::FetchSessionIdNotFound),
             "more partitions than fit end the session"
         );
         sessions
-            .plan(request(0, INITIAL_EPOCH, vec![wanted(0, 0)]), 20)
+            .plan(request(0, INITIAL_EPOCH, vec![wanted(0, 0)]), at(20))
             .expect("ok");
-        let late = 20 + EVICTABLE_AFTER_MS;
+        let late = 20 + u64::try_from(EVICTABLE_AFTER.as_millis()).unwrap();
         let third = sessions
-            .plan(request(0, INITIAL_EPOCH, vec![wanted(0, 0)]), late)
+            .plan(request(0, INITIAL_EPOCH, vec![wanted(0, 0)]), at(late))
             .expect("ok");
         assert_ne!(third.session_id, 0, "the old one made room");
         assert_eq!(sessions.len(), 1);
+    }
+
+    #[test]
+    fn offsets_move_in_a_full_core_and_forgotten_partitions_make_room() {
+        // Proves that a session of a full core goes on while its requests only say where to read next, or add no
+        // more than they forget, and ends with one partition too many.
+        let mut sessions = FetchSessions::new(1, 3, 1);
+        let three = || (0..3).map(|index| wanted(index, 0)).collect();
+        let begun = sessions.plan(request(0, INITIAL_EPOCH, three()), at(0));
+        assert_eq!(begun.expect("new session").session_id, 1);
+        let moved: Vec<Wanted> = (0..3).map(|index| wanted(index, 7)).collect();
+        let plan = sessions.plan(request(1, 1, moved.clone()), at(1));
+        assert_eq!(plan.expect("nothing is added").wanted, moved);
+        let mut swapped = request(1, 2, vec![wanted(1, 8), wanted(3, 0)]);
+        swapped.forgotten.push((TopicRef::Name("t".into()), 0));
+        let plan = sessions.plan(swapped, at(2)).expect("one for another");
+        assert_eq!((indexes(&plan), sessions.partitions), (vec![1, 2, 3], 3));
+        let mut unknown = request(1, 3, vec![wanted(4, 0)]);
+        unknown.forgotten.push((TopicRef::Name("t".into()), 9));
+        assert_eq!(
+            sessions.plan(unknown, at(3)),
+            Err(ErrorCode::FetchSessionIdNotFound),
+            "what was not followed leaves no room"
+        );
+        assert_eq!((sessions.len(), sessions.partitions), (0, 0));
     }
 
     #[test]
@@ -465,14 +518,14 @@ mod tests {
         // Proves KIP-516's rule for sessions.
         let mut sessions = FetchSessions::new(1, 3, 1);
         sessions
-            .plan(request(0, INITIAL_EPOCH, vec![wanted(0, 0)]), 0)
+            .plan(request(0, INITIAL_EPOCH, vec![wanted(0, 0)]), at(0))
             .expect("ok");
         let by_id = SessionRequest {
             by_id: true,
             ..request(1, 1, vec![])
         };
         assert_eq!(
-            sessions.plan(by_id, 0),
+            sessions.plan(by_id, at(0)),
             Err(ErrorCode::FetchSessionTopicIdError)
         );
     }
