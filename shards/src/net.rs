@@ -125,10 +125,39 @@ impl Stream {
     /// # Errors
     /// What the kernel says; how much went out is unknown then.
     pub async fn write_all(&self, slices: &[Buf]) -> io::Result<()> {
-        match &self.0 {
-            Ends::Real(stream) => stream.write_all(slices).await,
+        let mut written = Written::default();
+        while !written.all(slices) {
+            self.write(slices, &mut written).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the kernel takes some of what is not written yet, moves `written` past it, and says how many bytes
+    /// that were. Dropped while it waits, it has written nothing.
+    ///
+    /// # Errors
+    /// What the kernel says; `written` stays where it was.
+    pub async fn write(&self, slices: &[Buf], written: &mut Written) -> io::Result<usize> {
+        assert!(!written.all(slices), "a write of nothing would never end");
+        let count = match &self.0 {
+            Ends::Real(stream) => stream.write(&slices[written.slices..], written.skip).await,
             #[cfg(any(test, feature = "sim"))]
-            Ends::Sim(stream) => stream.write_all(slices).await,
+            Ends::Sim(stream) => stream.write(&slices[written.slices..], written.skip).await,
+        }?;
+        written.advance(slices, count);
+        Ok(count)
+    }
+
+    /// Bytes that the kernel has taken from this end and the other end has not acknowledged: a smaller number than
+    /// before, without a write in between, means that the other end takes some.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn unacknowledged(&self) -> io::Result<usize> {
+        match &self.0 {
+            Ends::Real(stream) => stream.unacknowledged(),
+            #[cfg(any(test, feature = "sim"))]
+            Ends::Sim(stream) => stream.unacknowledged(),
         }
     }
 
@@ -148,6 +177,48 @@ impl Stream {
             #[cfg(any(test, feature = "sim"))]
             Ends::Sim(stream) => stream.id(),
         }
+    }
+}
+
+/// How far slices that are written in order have been written.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// Slices that are written whole.
+    slices: usize,
+    /// Bytes of the next slice that are written.
+    skip: usize,
+}
+
+impl Written {
+    /// Whether nothing is left of the slices. Empty ones at the end count as written.
+    pub fn all(&self, slices: &[Buf]) -> bool {
+        let left = &slices[self.slices..];
+        left.iter().all(|slice| slice.is_empty())
+    }
+
+    /// Slices that are written whole.
+    pub fn slices(&self) -> usize {
+        self.slices
+    }
+
+    /// Forgets the slices that are written whole, which the caller has taken off the front.
+    pub fn forget_whole(&mut self) {
+        self.slices = 0;
+    }
+
+    fn advance(&mut self, slices: &[Buf], mut count: usize) {
+        while let Some(slice) = slices.get(self.slices)
+            && count >= slice.len() - self.skip
+        {
+            count -= slice.len() - self.skip;
+            self.skip = 0;
+            self.slices += 1;
+        }
+        self.skip += count;
+        assert!(
+            self.skip == 0 || self.slices < slices.len(),
+            "more was written than there is"
+        );
     }
 }
 

@@ -118,35 +118,37 @@ impl RealStream {
         }
     }
 
-    pub(crate) async fn write_all(&self, slices: &[Buf]) -> io::Result<()> {
-        let (mut next, mut skip) = (0, 0);
-        while next < slices.len() {
-            let pieces: Vec<IoSlice<'_>> = slices[next..]
-                .iter()
-                .take(SLICES_MAX)
-                .enumerate()
-                .map(|(index, slice)| IoSlice::new(if index == 0 { &slice[skip..] } else { slice }))
-                .collect();
+    /// Writes some of the slices, of whose first `skip` bytes are written already.
+    pub(crate) async fn write(&self, slices: &[Buf], skip: usize) -> io::Result<usize> {
+        let pieces: Vec<IoSlice<'_>> = slices
+            .iter()
+            .take(SLICES_MAX)
+            .enumerate()
+            .map(|(index, slice)| IoSlice::new(if index == 0 { &slice[skip..] } else { slice }))
+            .collect();
+        loop {
             match self
                 .socket
                 .get_ref()
                 .send_vectored_with_flags(&pieces, libc::MSG_NOSIGNAL)
             {
-                Ok(mut sent) => {
-                    while next < slices.len() && sent >= slices[next].len() - skip {
-                        sent -= slices[next].len() - skip;
-                        skip = 0;
-                        next += 1;
-                    }
-                    skip += sent;
-                }
+                Ok(count) => return Ok(count),
                 Err(error) if waits(&error) => {
                     self.socket.writable().await.map_err(io::Error::other)?;
                 }
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+    }
+
+    pub(crate) fn unacknowledged(&self) -> io::Result<usize> {
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: TIOCOUTQ (SIOCOUTQ of sockets) writes one int, and the descriptor is open.
+        let failed = unsafe { libc::ioctl(self.id(), libc::TIOCOUTQ, &raw mut bytes) };
+        if failed != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(usize::try_from(bytes).unwrap_or(0))
     }
 
     pub(crate) fn shutdown(&self) {

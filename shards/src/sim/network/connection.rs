@@ -171,6 +171,11 @@ impl Connection {
         Outcome::Done(count)
     }
 
+    /// Bytes that one side has sent and the other has not read.
+    pub(crate) fn unread_by_other(&self, side: Side) -> usize {
+        self.pipes[side].held()
+    }
+
     /// Has `waker` called when a read, or else a write, may get further.
     pub(crate) fn wait(&mut self, side: Side, reads: bool, waker: &Waker) {
         let end = &mut self.ends[side];

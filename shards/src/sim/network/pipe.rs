@@ -84,8 +84,12 @@ impl Pipe {
 
     /// Bytes that the sender may push now.
     pub(crate) fn room(&self) -> usize {
-        self.capacity
-            .saturating_sub(self.flight_bytes + self.unread_bytes)
+        self.capacity.saturating_sub(self.held())
+    }
+
+    /// Bytes in flight and unread.
+    pub(crate) fn held(&self) -> usize {
+        self.flight_bytes + self.unread_bytes
     }
 
     /// Bytes that the receiver may take now.

@@ -266,15 +266,24 @@ impl SimStream {
         }
     }
 
-    pub(crate) async fn write_all(&self, slices: &[Buf]) -> io::Result<()> {
+    /// Writes some of the first slice that has bytes; `skip` bytes of the very first are written already.
+    pub(crate) async fn write(&self, slices: &[Buf], mut skip: usize) -> io::Result<usize> {
         for slice in slices {
-            let mut left = slice.slice(0..slice.len());
-            while !left.is_empty() {
-                let count = poll_fn(|cx| self.poll_write(cx, &left)).await?;
-                left = left.slice(count..left.len());
+            let left = slice.slice(skip..slice.len());
+            if !left.is_empty() {
+                return poll_fn(|cx| self.poll_write(cx, &left)).await;
             }
+            skip = 0;
         }
-        Ok(())
+        Ok(0)
+    }
+
+    /// Bytes that this end has sent and the other end has not read.
+    pub(crate) fn unacknowledged(&self) -> io::Result<usize> {
+        let world = self.world()?;
+        let state = world.network.state.borrow();
+        let connection = state.connections.get(&self.0.id).ok_or_else(gone)?;
+        Ok(connection.unread_by_other(self.0.side))
     }
 
     fn poll_write(&self, cx: &mut Context<'_>, bytes: &Buf) -> Poll<io::Result<usize>> {
