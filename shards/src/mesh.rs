@@ -9,6 +9,7 @@ use std::fmt;
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 
 use atomic_waker::AtomicWaker;
@@ -54,8 +55,16 @@ struct Peer<Q, R> {
     line: Rc<Line>,
     /// Rung for the first of them.
     freed: Notify,
-    waiting: RefCell<Vec<Option<Rc<Slot<R>>>>>,
+    waiting: RefCell<Vec<Option<Rc<Slot<Result<R, Stopped>>>>>>,
     free_ids: RefCell<Vec<u32>>,
+    /// Whether the other core serves no more. Set before it wakes this one.
+    stopped: Arc<AtomicBool>,
+}
+
+impl<Q, R> Peer<Q, R> {
+    fn has_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
 }
 
 struct Inner<Q, R> {
@@ -63,8 +72,26 @@ struct Inner<Q, R> {
     /// By core number; `None` for this core itself.
     peers: Vec<Option<Peer<Q, R>>>,
     own_wake: Arc<AtomicWaker>,
+    own_stopped: Arc<AtomicBool>,
     hops: Cell<u64>,
     full: Cell<u64>,
+}
+
+impl<Q, R> Inner<Q, R> {
+    /// From here on nothing leaves this core, and the others learn of it.
+    fn stop(&self) {
+        // Release: replies that were sent before are seen before this is.
+        self.own_stopped.store(true, Ordering::Release);
+        for peer in self.peers.iter().flatten() {
+            peer.wake.wake();
+        }
+    }
+}
+
+impl<Q, R> Drop for Inner<Q, R> {
+    fn drop(&mut self) {
+        self.stop();
+    }
 }
 
 /// One core's end of the mesh. A clone is the same end.
@@ -85,6 +112,7 @@ pub struct MeshSeed<Q, R> {
     core: CoreId,
     ends: Vec<Option<SeedEnd<Q, R>>>,
     wakes: Vec<Arc<AtomicWaker>>,
+    stopped: Vec<Arc<AtomicBool>>,
 }
 
 struct SeedEnd<Q, R> {
@@ -95,11 +123,13 @@ struct SeedEnd<Q, R> {
 /// Seeds for a mesh of `cores` cores, in their order.
 pub fn mesh_seeds<Q: Send, R: Send>(cores: usize) -> Vec<MeshSeed<Q, R>> {
     let wakes: Vec<_> = (0..cores).map(|_| Arc::new(AtomicWaker::new())).collect();
+    let stopped: Vec<_> = (0..cores).map(|_| Arc::default()).collect();
     let mut seeds: Vec<MeshSeed<Q, R>> = (0..cores)
         .map(|core| MeshSeed {
             core: CoreId(u16::try_from(core).expect("fewer than 65,536 cores")),
             ends: (0..cores).map(|_| None).collect(),
             wakes: wakes.clone(),
+            stopped: stopped.clone(),
         })
         .collect();
     for low in 0..cores {
@@ -122,23 +152,32 @@ pub fn mesh_seeds<Q: Send, R: Send>(cores: usize) -> Vec<MeshSeed<Q, R>> {
 impl<Q: Send + 'static, R: Send + 'static> MeshSeed<Q, R> {
     /// This core's end. Call on the core itself.
     pub fn grow(self) -> Mesh<Q, R> {
-        let peers = self.ends.into_iter().zip(&self.wakes).map(|(end, wake)| {
-            end.map(|end| Peer {
-                send: RefCell::new(end.send),
-                receive: RefCell::new(end.receive),
-                wake: Arc::clone(wake),
-                in_flight: Cell::new(0),
-                line: Rc::default(),
-                freed: Notify::new(),
-                waiting: RefCell::new((0..REQUESTS_MAX).map(|_| None).collect()),
-                free_ids: RefCell::new((0..u32::try_from(REQUESTS_MAX).expect("small")).collect()),
-            })
-        });
+        let shared = self.wakes.iter().zip(&self.stopped);
+        let peers = self
+            .ends
+            .into_iter()
+            .zip(shared)
+            .map(|(end, (wake, stopped))| {
+                end.map(|end| Peer {
+                    send: RefCell::new(end.send),
+                    receive: RefCell::new(end.receive),
+                    wake: Arc::clone(wake),
+                    in_flight: Cell::new(0),
+                    line: Rc::default(),
+                    freed: Notify::new(),
+                    waiting: RefCell::new((0..REQUESTS_MAX).map(|_| None).collect()),
+                    free_ids: RefCell::new(
+                        (0..u32::try_from(REQUESTS_MAX).expect("small")).collect(),
+                    ),
+                    stopped: Arc::clone(stopped),
+                })
+            });
         Mesh {
             inner: Rc::new(Inner {
                 core: self.core,
                 peers: peers.collect(),
                 own_wake: Arc::clone(&self.wakes[usize::from(self.core.0)]),
+                own_stopped: Arc::clone(&self.stopped[usize::from(self.core.0)]),
                 hops: Cell::new(0),
                 full: Cell::new(0),
             }),
@@ -170,11 +209,18 @@ impl<Q: Send + 'static, R: Send + 'static> Mesh<Q, R> {
     /// Asks another core and waits for its answer. Requests to one core are handed over in the order in
     /// which they were first polled.
     ///
+    /// # Errors
+    /// [`Stopped`] if the other core has ended or ends before it answers.
+    ///
     /// # Panics
     /// If asked to call its own core: the caller serves that itself.
-    pub async fn call(&self, to: CoreId, request: Q) -> R {
+    pub async fn call(&self, to: CoreId, request: Q) -> Result<R, Stopped> {
         let peer = self.peer(to);
         self.take_place(peer).await;
+        if peer.has_stopped() {
+            Self::give_place_back(peer);
+            return Err(Stopped(to));
+        }
         let id = peer
             .free_ids
             .borrow_mut()
@@ -204,11 +250,21 @@ impl<Q: Send + 'static, R: Send + 'static> Mesh<Q, R> {
             self.inner.full.set(self.inner.full.get() + 1);
             let place = peer.line.join();
             place.first().await;
-            while peer.in_flight.get() == REQUESTS_MAX {
+            while peer.in_flight.get() == REQUESTS_MAX && !peer.has_stopped() {
                 peer.freed.notified().await;
             }
         }
         peer.in_flight.set(peer.in_flight.get() + 1);
+    }
+
+    fn give_place_back(peer: &Peer<Q, R>) {
+        peer.in_flight.set(peer.in_flight.get() - 1);
+        peer.freed.notify_one();
+    }
+
+    /// Serves no more: what others have asked and this core has not answered fails, and what they ask from now on.
+    pub fn stop(&self) {
+        self.inner.stop();
     }
 
     /// Serves what other cores ask, each request in a task of its own. Requests of one core
@@ -253,6 +309,8 @@ impl<Q: Send + 'static, R: Send + 'static> Mesh<Q, R> {
         for (core, peer) in self.inner.peers.iter().enumerate() {
             let Some(peer) = peer else { continue };
             let from = CoreId(u16::try_from(core).expect("as numbered"));
+            // Looked at before the ring: what the other core sent before it stopped is in the ring then.
+            let stopped = peer.has_stopped();
             let mut taken = 0;
             while taken < DRAIN_BATCH {
                 let message = peer.receive.borrow_mut().pop();
@@ -264,6 +322,9 @@ impl<Q: Send + 'static, R: Send + 'static> Mesh<Q, R> {
                 taken += 1;
             }
             more |= taken == DRAIN_BATCH;
+            if stopped && taken < DRAIN_BATCH {
+                Self::give_up(peer, from);
+            }
         }
         (requests, more)
     }
@@ -273,12 +334,27 @@ impl<Q: Send + 'static, R: Send + 'static> Mesh<Q, R> {
             .take()
             .expect("a reply has its request");
         peer.free_ids.borrow_mut().push(id);
-        peer.in_flight.set(peer.in_flight.get() - 1);
-        slot.fill(reply);
-        peer.freed.notify_one();
+        slot.fill(Ok(reply));
+        Self::give_place_back(peer);
+    }
+
+    /// Fails every request that the other core will not answer any more.
+    fn give_up(peer: &Peer<Q, R>, core: CoreId) {
+        let mut waiting = peer.waiting.borrow_mut();
+        for (id, slot) in (0..).zip(waiting.iter_mut()) {
+            if let Some(slot) = slot.take() {
+                peer.free_ids.borrow_mut().push(id);
+                slot.fill(Err(Stopped(core)));
+                Self::give_place_back(peer);
+            }
+        }
     }
 
     fn reply(&self, to: CoreId, id: u32, reply: R) {
+        if self.inner.own_stopped.load(Ordering::Relaxed) {
+            // The other core has been told that there is none.
+            return;
+        }
         let peer = self.peer(to);
         let pushed = peer.send.borrow_mut().push(Message::Reply { id, reply });
         assert!(pushed.is_ok(), "replies have places of their own");

@@ -53,7 +53,7 @@ fn cores_flood_each_other_without_deadlock() {
                     let (mesh, sum) = (mesh.clone(), Rc::clone(&sum));
                     let to = CoreId(u16::try_from(other).unwrap());
                     tasks.push(spawn(async move {
-                        let reply = mesh.call(to, request).await;
+                        let reply = mesh.call(to, request).await.unwrap();
                         assert_eq!(reply, request * 2 + u64::from(core.0));
                         *sum.borrow_mut() += 1;
                     }));

@@ -145,12 +145,14 @@ where
         let (body, results) = (body.clone(), Rc::clone(&results));
         let run = async move {
             let mesh = seed.grow();
+            let end = mesh.clone();
             let context = CoreContext {
                 core: mesh.core(),
                 cores,
                 mesh,
             };
             let result = body(context).await;
+            end.stop();
             results.borrow_mut()[core] = Some(result);
             let last = results.borrow().iter().all(Option::is_some);
             if let Some(world) = super::world::current().filter(|_| last) {

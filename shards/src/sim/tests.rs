@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::sync::Notify;
-use crate::{CoreId, now, rng_u64, sleep, spawn, spawn_in, timeout, wall_ms, yield_now};
+use crate::{CoreId, Stopped, now, rng_u64, sleep, spawn, spawn_in, timeout, wall_ms, yield_now};
 
 fn address(last: u8) -> IpAddr {
     IpAddr::from([10, 0, 0, last])
@@ -28,7 +28,7 @@ async fn flood(context: CoreContext<u64, u64>) -> u64 {
         .map(|request| {
             let (mesh, sum) = (mesh.clone(), Rc::clone(&sum));
             spawn(async move {
-                let reply = mesh.call(CoreId(1 - core.0), request).await;
+                let reply = mesh.call(CoreId(1 - core.0), request).await.unwrap();
                 sum.set(sum.get() + reply);
             })
         })
@@ -280,4 +280,50 @@ fn a_stalled_core_waits_and_a_skewed_clock_jumps() {
         assert!(wall - done[0].2 >= 3_590_000, "{} {}", wall, done[0].2);
     });
     assert_eq!(report.result, Ok(()));
+}
+
+#[test]
+fn calls_to_a_core_that_has_ended_fail_and_none_hangs() {
+    // Proves that a core which serves no more fails what it was asked before and did not answer, those that wait for a
+    // place, and what it is asked afterwards, and that what it answered before it ended arrives.
+    const ASKED: u64 = 600;
+    for seed in 0..20 {
+        let report = run(Simulation::new(seed), |world| async move {
+            let host = world.add_host(address(1));
+            let body = |context: CoreContext<u64, u64>| async move {
+                let CoreContext { core, mesh, .. } = context;
+                let server = mesh.clone();
+                let serving = spawn(async move {
+                    let answer = |_, request: u64| async move {
+                        if request > 0 {
+                            std::future::pending::<()>().await;
+                        }
+                        request
+                    };
+                    server.serve(answer).await;
+                });
+                if core == CoreId(1) {
+                    sleep(Duration::from_millis(1 + rng_u64() % 3)).await;
+                    drop(serving);
+                    return 0;
+                }
+                let first = mesh.call(CoreId(1), 0).await;
+                assert_eq!(first, Ok(0));
+                let calls = (1..=ASKED).map(|request| {
+                    let mesh = mesh.clone();
+                    spawn(async move { mesh.call(CoreId(1), request).await })
+                });
+                let calls: Vec<_> = calls.collect();
+                let mut failed = 0;
+                for call in calls {
+                    failed += u64::from(call.await == Err(Stopped(CoreId(1))));
+                }
+                let late = timeout(Duration::from_secs(1), mesh.call(CoreId(1), 0)).await;
+                assert_eq!(late.ok(), Some(Err(Stopped(CoreId(1)))));
+                failed
+            };
+            world.start(host, 2, body).ended().await
+        });
+        assert_eq!(report.result, Ok(Some(vec![ASKED, 0])), "seed {seed}");
+    }
 }
