@@ -114,6 +114,20 @@ impl Lane {
     }
 }
 
+impl Lane {
+    /// Bytes of the batches in memory from `from` up to `upto`, each a place where a batch begins or ends: what has
+    /// just become durable is in memory. Zero for a partition that is gone.
+    pub fn bytes_between(&self, key: PartitionKey, from: Offset, upto: Offset) -> usize {
+        let state = self.state.borrow();
+        let Some(partition) = state.partition(key) else {
+            return 0;
+        };
+        let batches = partition.mem.batches_from(from);
+        let inside = batches.take_while(|batch| batch.base_offset < upto);
+        inside.map(|batch| batch.bytes.len()).sum()
+    }
+}
+
 impl ColdRead {
     /// Reads.
     ///
@@ -158,7 +172,7 @@ impl ColdRead {
             let whole = part.position..part.position + part.bytes;
             self.lane.cache.note(&range.table, &whole, &read.range);
             let whole_range = read.next_offset >= range.end;
-            batches.push(read.bytes, read.next_offset);
+            batches.push(unpinned(read.bytes), read.next_offset);
             if !whole_range || batches.bytes >= self.max_bytes || batches.next_offset >= self.upto {
                 return Ok(batches);
             }
@@ -194,6 +208,17 @@ impl ColdRead {
                 }
             }
         }
+    }
+}
+
+/// Bytes that keep little memory besides their own: copied if they are less than three quarters of what they lie in. An
+/// answer of many small batches would else hold a whole block of 64 KiB for each, long after the cache has given
+/// that up.
+fn unpinned(bytes: Buf) -> Buf {
+    if bytes.len() + bytes.len() / 3 < bytes.backing_capacity() {
+        Buf::from(bytes.to_vec())
+    } else {
+        bytes
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use streambus_proto::ids::{LeaderEpoch, Offset};
 use streambus_shards::disk::READ_PIECE_BYTES;
 use streambus_shards::sim::{self, Simulation};
-use streambus_shards::{now, run_alone, sleep, spawn, yield_now};
+use streambus_shards::{Buf, now, run_alone, sleep, spawn, yield_now};
 
 use super::merging::is_settled;
 use super::{append, durable, key, read, small, started};
@@ -73,6 +73,28 @@ fn the_disk_is_asked_for_little_at_a_time_beside_commits() {
         });
         assert_eq!(report.result, Ok(()), "seed {seed}");
     }
+}
+
+#[test]
+fn a_small_cold_batch_keeps_little_memory() {
+    // Proves that what is read of tables keeps at most a third more memory than it has bytes: one small batch
+    // does not keep its block, and many that lie together are not copied.
+    let dir = tempfile::tempdir().unwrap();
+    run_alone(async {
+        let (lane, _, _) = started(dir.path(), caching()).await;
+        filled(&lane).await;
+        for (bytes_max, from) in [(1, 0), (1, 100), (20_000, 7), (300_000, 0)] {
+            let read = read(&lane, key(0), Offset(from), bytes_max).await;
+            let kept: usize = read.bufs.iter().map(Buf::backing_capacity).sum();
+            assert!(
+                kept <= read.bytes + read.bytes / 3,
+                "{kept} bytes are kept for {}",
+                read.bytes
+            );
+        }
+        lane.close().await.unwrap();
+    })
+    .unwrap();
 }
 
 #[test]
