@@ -13,7 +13,7 @@ use streambus_ops::logs::Dropped;
 use streambus_ops::{Handles, Health, OpsConfig, OpsThread, Registry};
 use streambus_shards::{
     NodePlan, abort_on_panic, catch_stop_signals, keep_large_allocations, now, probe, run_alone,
-    run_node, try_ring_memory,
+    run_node, try_ring_memory, watch_stop,
 };
 
 mod core;
@@ -115,6 +115,8 @@ pub fn run(
             log_lines_dropped: dropped,
         },
     )?;
+    let drain_timeout = Duration::from_millis(config.shutdown.drain_timeout_ms);
+    end_if_stuck(Arc::clone(&health), drain_timeout)?;
     let around = Surroundings {
         registry,
         health,
@@ -134,6 +136,21 @@ pub fn run(
     let ended = ended.map_err(|failed| NodeError::Machine(failed.to_string()))?;
     ops.stop();
     ended.into_iter().collect()
+}
+
+/// Ends the process if it was asked to stop, the time to drain is over and a core is stuck: such a core never ends,
+/// and the others would wait for it.
+fn end_if_stuck(health: Arc<Health>, drain_timeout: Duration) -> Result<(), NodeError> {
+    let look = move |since: Duration| {
+        let stuck = health.stalled();
+        (since >= drain_timeout && !stuck.is_empty()).then(|| {
+            format!(
+                "cores {stuck:?} are stuck and the time to stop of shutdown.drain_timeout_ms={} is over: the process ends without them; what was acknowledged is on disk and is verified at the next start",
+                drain_timeout.as_millis()
+            )
+        })
+    };
+    watch_stop(look).map_err(|failed| NodeError::Machine(failed.to_string()))
 }
 
 /// The fewest descriptors that a node starts with: files, rings and listeners of a few cores, and some

@@ -58,6 +58,8 @@ pub struct Health {
 #[derive(Debug, Default)]
 struct CoreHealth {
     beats: AtomicU64,
+    /// It has stopped, as it was asked to, and beats no more.
+    ended: AtomicBool,
     stalled: AtomicBool,
     degraded: AtomicBool,
     /// What is wrong now. Locked only while something is or was: a sound core never waits for a reader.
@@ -126,6 +128,13 @@ impl Health {
     pub fn beat(&self, core: usize) {
         if let Some(core) = self.cores.get(core) {
             core.beats.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// A core has come to its end: from here on it is silent by right.
+    pub fn end(&self, core: usize) {
+        if let Some(core) = self.cores.get(core) {
+            core.ended.store(true, Relaxed);
         }
     }
 
@@ -222,7 +231,7 @@ impl Watch {
         let mut changes = Vec::new();
         for (index, (seen, core)) in self.seen.iter_mut().zip(&health.cores).enumerate() {
             let beats = core.beats.load(Relaxed);
-            if beats != seen.beats || beats == 0 || !judged {
+            if beats != seen.beats || beats == 0 || !judged || core.ended.load(Relaxed) {
                 *seen = Seen {
                     beats,
                     changed_at: now,
@@ -268,6 +277,20 @@ mod tests {
         health.beat(0);
         assert_eq!(watch.look(&health, at(9)), [Change::Recovered(0)]);
         assert!(health.is_live() && health.is_ready());
+    }
+
+    #[test]
+    fn a_core_that_has_ended_is_silent_by_right() {
+        // Proves that of two silent cores of a node that stops only the one is stalled that has not ended.
+        let health = Health::new(2);
+        health.set(State::Draining);
+        let mut watch = Watch::new(&health, at(0));
+        health.beat(0);
+        health.beat(1);
+        assert_eq!(watch.look(&health, at(1)), []);
+        health.end(1);
+        assert_eq!(watch.look(&health, at(7)), [Change::Stalled(0)]);
+        assert_eq!(health.stalled(), [0]);
     }
 
     #[test]

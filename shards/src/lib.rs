@@ -45,6 +45,7 @@ mod ring_tests;
 mod rng;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
+mod stop;
 pub mod sync;
 mod task;
 mod time;
@@ -58,12 +59,13 @@ pub use dir_lock::{DirLock, LockError};
 pub use disk::{DiskError, File, OpenOptions};
 pub use memory::memory_bytes;
 pub use mesh::{CoreId, Mesh, MeshSeed, Stopped, mesh_seeds};
-pub use net::{BoundAddress, Listener, Stream, check_free};
+pub use net::{BoundAddress, Listener, Stream, Written, check_free};
 pub use node::{
-    CoreContext, NodePlan, StartFailed, abort_on_panic, catch_stop_signals, give_memory_back, halt,
-    keep_large_allocations, online_cpus, run_alone, run_node, stop_requested,
+    CoreContext, NodePlan, StartFailed, abort_on_panic, give_memory_back, halt,
+    keep_large_allocations, online_cpus, run_alone, run_node,
 };
 pub use ring_memory::try_ring_memory;
 pub use rng::rng_u64;
+pub use stop::{catch_stop_signals, stop_requested, watch_stop};
 pub use task::{Queue, Task, spawn, spawn_begun, spawn_in, yield_if_needed, yield_now};
 pub use time::{Elapsed, Instant, now, sleep, timeout, wall_ms};

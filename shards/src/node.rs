@@ -103,8 +103,11 @@ where
                 }
                 Ok(Some(run_on(&executor, async move {
                     let mesh = seed.grow();
-                    let core = mesh.core();
-                    body(CoreContext { core, cores, mesh }).await
+                    let (core, end) = (mesh.core(), mesh.clone());
+                    let result = body(CoreContext { core, cores, mesh }).await;
+                    // Tasks that are left hold the mesh, and nobody runs them any more.
+                    end.stop();
+                    result
                 })))
             })
             .map_err(|failed| StartFailed::new(core, &failed))?;
@@ -227,69 +230,4 @@ pub async fn halt<T>(reason: &str) -> T {
     }
     eprintln!("streambus: {reason}");
     std::process::exit(1)
-}
-
-/// Resolves when the process is asked to stop: SIGINT or SIGTERM. One task of the process may wait.
-///
-/// # Errors
-/// What the kernel says if it has no signal descriptor to give.
-pub async fn stop_requested() -> io::Result<()> {
-    #[cfg(any(test, feature = "sim"))]
-    if let Some(world) = crate::sim::world::current() {
-        world.stop_requested().await;
-        return Ok(());
-    }
-    let fd = SIGNALS
-        .get()
-        .copied()
-        .ok_or_else(|| io::Error::other("signals are not blocked yet"))?;
-    let readable = glommio::io::PollableFd::new(SignalFd(fd)).map_err(io::Error::other)?;
-    readable.readable().await.map_err(io::Error::other)?;
-    let mut info = [0_u8; 128];
-    // SAFETY: the buffer is the size of a signalfd_siginfo. Reading takes the signal off.
-    unsafe { libc::read(fd, info.as_mut_ptr().cast(), info.len()) };
-    Ok(())
-}
-
-static SIGNALS: std::sync::OnceLock<i32> = std::sync::OnceLock::new();
-
-struct SignalFd(i32);
-
-impl std::os::fd::AsRawFd for SignalFd {
-    fn as_raw_fd(&self) -> i32 {
-        self.0
-    }
-}
-
-/// Turns SIGINT and SIGTERM into something [`stop_requested`] can wait for. Call before any thread
-/// is started, since threads inherit which signals are blocked: one that does not have them blocked
-/// would let them end the process at once. Calling it again changes nothing.
-///
-/// # Errors
-/// What the kernel says.
-pub fn catch_stop_signals() -> io::Result<()> {
-    // SAFETY: an all-zero set is valid, and is initialised properly on the next line.
-    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
-    // SAFETY: the set is ours.
-    unsafe { libc::sigemptyset(&raw mut set) };
-    for signal in [libc::SIGINT, libc::SIGTERM] {
-        // SAFETY: the set is ours and the signals exist.
-        unsafe { libc::sigaddset(&raw mut set, signal) };
-    }
-    // SAFETY: the set is initialised.
-    if unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) } != 0
-    {
-        return Err(io::Error::last_os_error());
-    }
-    if SIGNALS.get().is_some() {
-        return Ok(());
-    }
-    // SAFETY: the set is initialised.
-    let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    SIGNALS
-        .set(fd)
-        .map_err(|_| io::Error::other("signals are caught already"))
 }

@@ -72,7 +72,12 @@ pub async fn run_core(start: Arc<Start>, context: CoreContext<Op, Reply>) -> Res
     start.around.health.set(State::Draining);
     broker.drain();
     let limit = Duration::from_millis(start.config.shutdown.drain_timeout_ms);
-    if timeout(limit, broker.all_closed()).await.is_err() {
+    let drained = async {
+        broker.all_closed().await;
+        // Connections of other cores may still want something of this one.
+        shard.await_drained().await;
+    };
+    if timeout(limit, drained).await.is_err() {
         tracing::warn!(
             core,
             open = broker.open_connections(),
@@ -80,6 +85,7 @@ pub async fn run_core(start: Arc<Start>, context: CoreContext<Op, Reply>) -> Res
         );
     }
     shard.close().await;
+    start.around.health.end(core);
     Ok(())
 }
 
@@ -115,11 +121,9 @@ async fn stop_on_failure(shard: Rc<Shard>) {
 }
 
 async fn stop_when_asked(shard: Rc<Shard>) {
-    match stop_requested().await {
-        Ok(()) => tracing::info!("stopping: finishing what is begun"),
-        Err(failed) => tracing::error!(error = %failed, "signals can't be waited for"),
-    }
-    shard.drain_all().await;
+    stop_requested().await;
+    tracing::info!("stopping: finishing what is begun");
+    shard.drain_all();
 }
 
 /// The metadata, and for the core that leads its log.
