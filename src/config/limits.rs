@@ -20,9 +20,9 @@ section! {
         in_flight_bytes_per_core_max: usize = 512 << 20, in 16 << 20..=64 << 30;
         /// A connection without a request for this long is closed.
         idle_timeout_ms: u64 = 600_000, in 1_000..=86_400_000;
-        /// A request whose first byte has come must be complete within this time.
+        /// A client that has begun a request must send the rest, or 4 MiB more of it, within this time.
         request_read_timeout_ms: u64 = 30_000, in 100..=3_600_000;
-        /// An answer that the client does not take within this time closes its connection.
+        /// A client that takes neither the rest of an answer nor 1 MiB more of it within this time is cut.
         write_timeout_ms: u64 = 30_000, in 100..=3_600_000;
         /// The most record bytes one fetch answer carries, whatever the client asks for.
         fetch_response_bytes_max: usize = 55 << 20, in 1 << 20..=1 << 30;

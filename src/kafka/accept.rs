@@ -9,6 +9,7 @@ use streambus_shards::{Listener, Stream, sleep, spawn};
 use super::broker::Broker;
 use super::connection::{self, Ended};
 use super::connection_limits::Refused;
+use super::dispatch::Refused::Unanswered;
 use super::listener::{ListenerPlan, View};
 
 /// How long to wait when the process has no descriptor left for a connection.
@@ -58,10 +59,14 @@ fn admit(broker: &Rc<Broker>, stream: Stream, plan: &Rc<ListenerPlan>) {
         match &ended {
             Ended::Idle(_) => figures.refused(RefusalReason::Idle),
             Ended::SlowRequest(_) => figures.refused(RefusalReason::SlowRequest),
+            Ended::Refused(Unanswered { .. }) => {}
             Ended::Frame(_) | Ended::Refused(_) => figures.refused(RefusalReason::BadFrame),
             Ended::Closed | Ended::Draining | Ended::Socket(_) => {}
         }
         match ended {
+            Ended::Refused(Unanswered { .. }) => {
+                tracing::info!(%peer, reason = %ended, "a connection was closed");
+            }
             Ended::Frame(_) | Ended::Refused(_) => {
                 tracing::warn!(%peer, reason = %ended, "a connection was closed");
             }

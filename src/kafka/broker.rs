@@ -108,6 +108,7 @@ impl Broker {
     pub fn drain(&self) {
         self.draining.set(true);
         self.drained.notify_all();
+        self.shard.wake_parked();
     }
 
     /// Resolves when no connection is open on this core.

@@ -16,13 +16,15 @@ use std::time::Duration;
 use streambus_ops::RefusalReason;
 use streambus_proto::frame::{LENGTH_BYTES, frame_length};
 use streambus_shards::sync::{Notify, either};
-use streambus_shards::{Buf, BufMut, Instant, Stream, now, spawn, timeout};
+use streambus_shards::{Buf, BufMut, Stream, now, spawn, timeout};
 
 use super::broker::Broker;
 use super::dispatch::{Answer, Later, Refused, dispatch};
 use super::in_flight::Charge;
 use super::listener::View;
 use super::response::Slices;
+use patience::{Patience, READ_STEP_BYTES, WRITE_STEP_BYTES};
+use sending::{Answers, SendError, send};
 
 /// What a connection waits for its next request with: all that an idle one has.
 const IDLE_BYTES: usize = 4 << 10;
@@ -61,6 +63,8 @@ struct Shared {
     sent: Notify,
     reader_ended: Cell<bool>,
     writer_ended: Cell<bool>,
+    /// Why a request that wants no answer, and went on by itself, ends the connection.
+    refused: RefCell<Option<Refused>>,
 }
 
 impl Shared {
@@ -86,7 +90,9 @@ pub(super) enum Ended {
     Draining,
     #[error("no request for {0:?}")]
     Idle(Duration),
-    #[error("a request was not complete after {0:?}")]
+    #[error(
+        "a request was not complete, and less than {READ_STEP_BYTES} bytes of it came within {0:?}"
+    )]
     SlowRequest(Duration),
     #[error("{0}")]
     Frame(#[from] streambus_proto::frame::FrameError),
@@ -105,6 +111,7 @@ pub(super) async fn serve(broker: Rc<Broker>, stream: Stream, view: View) -> End
         sent: Notify::new(),
         reader_ended: Cell::new(false),
         writer_ended: Cell::new(false),
+        refused: RefCell::new(None),
     });
     let writer = spawn(write(
         Rc::clone(&broker),
@@ -115,7 +122,7 @@ pub(super) async fn serve(broker: Rc<Broker>, stream: Stream, view: View) -> End
         stream: stream.clone(),
         buf: None,
         grown: None,
-        began: None,
+        patience: None,
         sends_much: false,
     };
     let ended = read(&broker, &mut reader, &view, &shared).await;
@@ -128,7 +135,8 @@ pub(super) async fn serve(broker: Rc<Broker>, stream: Stream, view: View) -> End
         Ended::Closed | Ended::Idle(_) | Ended::SlowRequest(_) | Ended::Socket(_) => drop(writer),
     }
     stream.shutdown();
-    ended
+    let refused = shared.refused.take();
+    refused.map_or(ended, Ended::from)
 }
 
 async fn read(
@@ -154,9 +162,13 @@ async fn read(
             }
             Ok(Answer::Quiet(rest)) => {
                 // A task of its own: it goes on without the connection, and counts until it is done.
-                let shared = Rc::clone(shared);
+                let (shared, stream) = (Rc::clone(shared), reader.stream.clone());
                 let counted = async move {
-                    rest.await;
+                    if let Err(refused) = rest.await {
+                        shared.refused.replace(Some(refused));
+                        // The reader ends with it.
+                        stream.shutdown();
+                    }
                     shared.give_back(charge);
                     shared.sent.notify_one();
                 };
@@ -208,8 +220,8 @@ struct FrameReader {
     buf: Option<BufMut>,
     /// What `buf` has beyond [`READ_BYTES`].
     grown: Option<Charge>,
-    /// When the first byte of the next frame was here.
-    began: Option<Instant>,
+    /// How long the client has to send more of the next frame, from its first byte on.
+    patience: Option<Patience>,
     /// Whether the client sends more at once than an idle connection has memory for.
     sends_much: bool,
 }
@@ -223,7 +235,7 @@ impl FrameReader {
         loop {
             let filled = self.buf.as_ref().map(BufMut::as_slice).unwrap_or_default();
             if filled.is_empty() {
-                self.began = None;
+                self.patience = None;
                 let came = self.first(broker, idle).await?;
                 // A client that waits for an answer is not idle, but one that takes none is:
                 // the deadline for writing finds that out.
@@ -237,16 +249,20 @@ impl FrameReader {
                 return Ok(self.cut(length));
             }
             let wanted = LENGTH_BYTES + length.unwrap_or_default();
-            let left = slow.saturating_sub(self.began.get_or_insert_with(now).elapsed());
-            // Counts from the first byte: one more every now and then does not keep it open.
+            let came = filled.len();
+            let began = now();
+            self.make_room(broker, wanted).await;
+            let roomy = now();
+            let patience = self
+                .patience
+                .get_or_insert_with(|| Patience::new(slow, READ_STEP_BYTES, came, began));
+            // The core was full: that is not the client's doing.
+            patience.excuse(roomy.since(began));
+            let left = patience.left(came, roomy);
             if left.is_zero() {
                 return Err(Ended::SlowRequest(slow));
             }
-            let more = async {
-                self.make_room(broker, wanted).await;
-                self.fill(broker).await
-            };
-            timeout(left, more)
+            timeout(left, self.fill(broker))
                 .await
                 .map_err(|_| Ended::SlowRequest(slow))??;
         }
@@ -256,7 +272,7 @@ impl FrameReader {
     fn cut(&mut self, length: usize) -> Buf {
         let buf = self.buf.as_mut().expect("the frame is in it");
         let frame = buf.split_to(LENGTH_BYTES + length);
-        self.began = None;
+        self.patience = None;
         // The frame has the memory now, and is counted as a request's from here on.
         self.grown = None;
         if buf.is_empty() {
@@ -360,16 +376,25 @@ async fn write(broker: Rc<Broker>, stream: Stream, shared: Rc<Shared>) {
         if !gather(&shared, &mut slices, &mut charge).await {
             break;
         }
-        let answers = Answers::new(&broker, &shared, bytes_of(&slices));
-        let sent = timeout(limit, stream.write_all(&slices)).await;
+        let bytes = bytes_of(&slices);
+        let mut answers = Answers::new(&broker, &shared, bytes);
+        let outcome = send(&stream, slices, limit, &mut answers).await;
         drop(answers);
         shared.give_back(charge);
         shared.sent.notify_one();
-        if sent.is_err() {
+        if let Err(SendError::Slow { sent }) = outcome {
             let figures = &broker.shard.metrics().connections;
             figures.refused(RefusalReason::SlowReader);
+            let peer = stream.peer_addr().ok();
+            tracing::warn!(
+                peer = peer.map(tracing::field::display),
+                taken_bytes = sent,
+                answer_bytes = bytes,
+                "a client that did not take its answers was cut: it took less than {WRITE_STEP_BYTES} bytes within limits.write_timeout_ms={}",
+                limit.as_millis()
+            );
         }
-        if !matches!(sent, Ok(Ok(()))) {
+        if outcome.is_err() {
             break;
         }
     }
@@ -377,34 +402,6 @@ async fn write(broker: Rc<Broker>, stream: Stream, shared: Rc<Shared>) {
     shared.sent.notify_one();
     // A reader that waits for bytes from a client that takes none ends with this.
     stream.shutdown();
-}
-
-/// Counts answers while they are sent, and no longer, even if the connection ends meanwhile.
-struct Answers<'a> {
-    broker: &'a Broker,
-    shared: &'a Shared,
-    bytes: usize,
-}
-
-impl<'a> Answers<'a> {
-    fn new(broker: &'a Broker, shared: &'a Shared, bytes: usize) -> Answers<'a> {
-        broker.fetch_bytes.set(broker.fetch_bytes.get() + bytes);
-        shared.in_flight.set(shared.in_flight.get() + bytes);
-        Answers {
-            broker,
-            shared,
-            bytes,
-        }
-    }
-}
-
-impl Drop for Answers<'_> {
-    fn drop(&mut self) {
-        let all = &self.broker.fetch_bytes;
-        all.set(all.get() - self.bytes);
-        let own = &self.shared.in_flight;
-        own.set(own.get() - self.bytes);
-    }
 }
 
 fn bytes_of(slices: &Slices) -> usize {
@@ -455,6 +452,9 @@ async fn gather(shared: &Shared, slices: &mut Slices, charge: &mut Charge) -> bo
     }
     true
 }
+
+mod patience;
+mod sending;
 
 #[cfg(test)]
 mod tests;

@@ -42,6 +42,16 @@ pub(super) enum Refused {
     /// The answer could not be written.
     #[error(transparent)]
     Response(#[from] ResponseError),
+    /// A batch that was sent with acks=0 was not appended. There is no answer to say so, as in Kafka, so that the client
+    /// notices, and asks for metadata.
+    #[error(
+        "a batch that was sent with acks=0 for {topic}-{index} was refused: {code}; the client learns of it by the end of the connection"
+    )]
+    Unanswered {
+        topic: String,
+        index: i32,
+        code: ErrorCode,
+    },
     /// The order of things on the connection does not allow it.
     #[error("{0}")]
     Protocol(String),
@@ -54,8 +64,8 @@ pub(super) type Later = Pin<Box<dyn Future<Output = Result<Slices, Refused>>>>;
 pub(super) enum Answer {
     /// The client wants none.
     Nothing,
-    /// The client wants none, and this is still to be done, whether or not it stays.
-    Quiet(Pin<Box<dyn Future<Output = ()>>>),
+    /// The client wants none, and this is still to be done, whether or not it stays. An error ends the connection.
+    Quiet(Pin<Box<dyn Future<Output = Result<(), Refused>>>>),
     /// It is here.
     Now(Slices),
     /// It comes.

@@ -18,11 +18,12 @@ use streambus_storage::PartitionKey;
 use super::broker::Broker;
 use super::dispatch::Refused;
 use super::fetch_session::{Plan, SessionRequest, Told, TopicRef, Wanted};
-use super::response::{ReplyTo, Slices};
+use super::fetch_wait::{Found, Verdict, judge};
+use super::response::{ReplyTo, Slices, pinned_bytes_max};
 use crate::metadata::Image;
 use crate::partition::Isolation;
 use crate::shard::nanos;
-use crate::shard::op::{ReadItem, ReadOutcome};
+use crate::shard::op::{ReadItem, ReadOutcome, WaitItem};
 
 /// The first version that names topics by id.
 const TOPIC_IDS_FROM: i16 = 13;
@@ -145,28 +146,18 @@ fn session_request(request: &FetchRequest<'_>, version: i16) -> SessionRequest {
 async fn read_enough(broker: &Rc<Broker>, wanted: &[Wanted], asked: &Asked) -> Vec<ReadOutcome> {
     let deadline = now() + asked.wait;
     let limits = broker.limits_config();
+    let figures = &broker.shard.metrics().fetch;
     loop {
         let (keys, items) = resolve(broker, wanted, asked.isolation);
-        // A share of what is left, so that a few readers that are slow to take their answers leave
-        // something for everybody else.
-        let room = limits
-            .fetch_bytes_per_core_max
-            .saturating_sub(broker.fetch_bytes.get())
-            / ROOM_SHARES;
-        let bytes_max = asked.bytes_max.min(room);
+        let bytes_max = asked.bytes_max.min(answer_bytes_max(broker));
         let reading = now();
         let read = {
             // Reads that are under way together must not all count on the same room. From here the answer
             // goes to the socket without another wait, and is counted there.
-            let _held = Counted::new(&broker.fetch_bytes, bytes_max);
+            let _held = Counted::new(&broker.fetch_bytes, pinned_bytes_max(bytes_max));
             broker.shard.read_anywhere(items, bytes_max).await
         };
-        broker
-            .shard
-            .metrics()
-            .fetch
-            .read_ns
-            .record(nanos(reading.elapsed()));
+        figures.read_ns.record(nanos(reading.elapsed()));
         let mut read = read.into_iter();
         let outcomes: Vec<ReadOutcome> = keys
             .iter()
@@ -175,38 +166,57 @@ async fn read_enough(broker: &Rc<Broker>, wanted: &[Wanted], asked: &Asked) -> V
                 Err(code) => ReadOutcome::failed(*code),
             })
             .collect();
-        let bytes: usize = outcomes.iter().map(ReadOutcome::bytes).sum();
         let failed = outcomes
             .iter()
             .any(|outcome| outcome.error != ErrorCode::None);
         let left = deadline.since(now());
         let full =
             broker.parked.get() + wanted.len() > limits.parked_fetches_max * PARKED_PARTITIONS_EACH;
-        if bytes >= asked.bytes_min || failed || wanted.is_empty() || left.is_zero() || full {
+        let stops = broker.draining.get();
+        if failed || wanted.is_empty() || left.is_zero() || full || stops {
             return outcomes;
         }
-        let seen = keys
-            .into_iter()
-            .zip(&outcomes)
-            .filter_map(|(key, outcome)| Some((key.ok()?, Offset(outcome.high_watermark))))
-            .collect();
+        let found = wanted.iter().zip(&outcomes).map(found);
+        let Verdict::Wait { missing } = judge(asked.bytes_min, bytes_max, found.clone()) else {
+            return outcomes;
+        };
+        let waits = keys.into_iter().zip(&outcomes).zip(found);
+        let waits = waits.filter_map(|((key, outcome), found)| {
+            Some(WaitItem {
+                key: key.ok()?,
+                high_watermark: Offset(outcome.high_watermark),
+                bytes_max: found.bytes_left(),
+            })
+        });
+        let waits = waits.collect();
         // What was read is dropped: a parked fetch holds no records.
         drop(outcomes);
         let _parked = Counted::new(&broker.parked, wanted.len());
         let waiting = now();
-        broker.shard.await_records_anywhere(seen, left).await;
-        broker
-            .shard
-            .metrics()
-            .fetch
-            .wait_ns
-            .record(nanos(waiting.elapsed()));
+        let more = broker.shard.await_records_anywhere(waits, missing, left);
+        more.await;
+        figures.wait_ns.record(nanos(waiting.elapsed()));
         if broker.draining.get() {
             return wanted
                 .iter()
                 .map(|_| ReadOutcome::failed(ErrorCode::NotLeaderOrFollower))
                 .collect();
         }
+    }
+}
+
+/// How much the next answer may have: a share of what is left, so that a few readers that are slow to take their
+/// answers leave something for everybody else.
+fn answer_bytes_max(broker: &Broker) -> usize {
+    let all = broker.limits_config().fetch_bytes_per_core_max;
+    all.saturating_sub(broker.fetch_bytes.get()) / ROOM_SHARES
+}
+
+fn found((wanted, outcome): (&Wanted, &ReadOutcome)) -> Found {
+    Found {
+        bytes: outcome.bytes(),
+        bytes_max: usize::try_from(wanted.bytes_max).unwrap_or(0),
+        end: outcome.end,
     }
 }
 

@@ -13,6 +13,7 @@ mod dispatch;
 mod features;
 mod fetch;
 mod fetch_session;
+mod fetch_wait;
 mod in_flight;
 mod listener;
 mod log_dirs;

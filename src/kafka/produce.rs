@@ -48,11 +48,15 @@ pub(super) async fn produce(
     figures.parse_ns.record(nanos(appended.since(began)));
     if acks == 0 {
         // Nobody waits for the answer, but the batches are committed all the same.
-        return Ok(if appending.leaves_core() {
-            Answer::Quiet(Box::pin(async move { drop(appending.committed().await) }))
-        } else {
-            Answer::Nothing
-        });
+        if appending.leaves_core() {
+            return Ok(Answer::Quiet(Box::pin(async move {
+                let outcomes = appending.committed().await;
+                all_taken(&topics, |item| outcomes.get(item)?.as_ref().err())
+            })));
+        }
+        let refusals = appending.refused_here();
+        all_taken(&topics, |item| refusals.get(&item).copied())?;
+        return Ok(Answer::Nothing);
     }
     let shard = Rc::clone(&broker.shard);
     Ok(Answer::Later(Box::pin(async move {
@@ -71,6 +75,35 @@ pub(super) async fn produce(
         figures.total_ns.record(nanos(now().since(began)));
         Ok(slices)
     })))
+}
+
+/// Whether every batch of a request without an answer was taken; `refusal` says why an item was not.
+fn all_taken<'a>(
+    topics: &[TopicPlaces],
+    refusal: impl Fn(usize) -> Option<&'a AppendRefusal>,
+) -> Result<(), Refused> {
+    for topic in topics {
+        for (index, place) in &topic.partitions {
+            let code = match place {
+                Place::Refused(code) => *code,
+                Place::Item(item) => match refusal(*item) {
+                    Some(refusal) => refusal.code,
+                    None => continue,
+                },
+            };
+            let topic = if topic.id == TopicId::ZERO {
+                topic.name.clone()
+            } else {
+                topic.id.to_string()
+            };
+            return Err(Refused::Unanswered {
+                topic,
+                index: *index,
+                code,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Sorts out which partitions can be appended to; their batches become `items`.

@@ -21,6 +21,12 @@ pub(super) struct ReplyTo {
 /// A response as it goes to the socket: a whole frame in slices.
 pub(super) type Slices = Vec<Buf>;
 
+/// How much memory so many record bytes may keep, at most: slices of disk blocks are three quarters of what they lie in or
+/// more, and the others are parts of log memory, which is there anyway as long as their client is not slow.
+pub(super) fn pinned_bytes_max(bytes: usize) -> usize {
+    bytes + bytes / 3
+}
+
 /// Why a response could not be written. A bug or a limit of the protocol, never the client's doing.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ResponseError {

@@ -185,16 +185,15 @@ impl Shard {
     /// Waits for a partition's high watermark to reach `end`, unless that may take as long as the disk is full.
     async fn reached(&self, key: PartitionKey, end: Offset) -> Result<(), AppendRefusal> {
         loop {
-            let committed = self.commits.notified();
-            match self.partitions.borrow().get(&key) {
+            let committed = match self.partitions.borrow().get(&key) {
                 Some(led) if led.partition.high_watermark() >= end => return Ok(()),
                 Some(_) if self.has_failed() => return Err(ErrorCode::KafkaStorageError.into()),
                 // Both may be committed later: a client must take that for unknown.
                 Some(led) if led.lane.is_starved() => return Err(starved()),
-                Some(_) => {}
+                Some(led) => led.commits.wait(end),
                 // Deleted meanwhile.
                 None => return Err(ErrorCode::UnknownTopicOrPartition.into()),
-            }
+            };
             committed.await;
         }
     }

@@ -5,6 +5,7 @@
 
 pub mod append;
 mod away;
+mod commits;
 pub mod deleted;
 pub mod op;
 pub mod read;
@@ -22,7 +23,7 @@ use rustc_hash::FxHashMap;
 use streambus_ops::{CoreMetrics, DamageReport, Troubles};
 use streambus_proto::ids::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, TopicId};
 use streambus_shards::sync::Notify;
-use streambus_shards::{CoreId, Mesh, wall_ms};
+use streambus_shards::{CoreId, Mesh, spawn, wall_ms, yield_now};
 use streambus_storage::{
     BatchInfo, CommitMeasured, Lane, LaneObserver, LaneStats, PartitionKey, RecoveredPartition,
     StorageError,
@@ -32,7 +33,8 @@ use crate::metadata::topic_config::TopicSettings;
 use crate::metadata::{Change, Controller, Delta, Image, Topic};
 use crate::partition::Partition;
 use crate::partition::producers::{Producers, Sequenced};
-use away::Away;
+use away::{Away, Guests};
+use commits::CommitWaiters;
 use deleted::Dropping;
 use op::{Op, Reply};
 use space::Watermark;
@@ -43,7 +45,10 @@ pub(crate) struct Led {
     pub(crate) partition: Partition,
     pub(crate) lane: Rc<Lane>,
     pub(crate) settings: Rc<TopicSettings>,
+    /// Fetches that wait for more.
     pub(crate) waiters: Waiters,
+    /// Produce requests that wait for their commit.
+    pub(crate) commits: Rc<CommitWaiters>,
 }
 
 /// One core's part of the broker.
@@ -57,16 +62,20 @@ pub struct Shard {
     controller: Option<Rc<Controller>>,
     /// Deleted partitions whose lanes are at it.
     dropping: Dropping,
-    /// Rung once for each commit, after the high watermarks have moved.
-    commits: Notify,
     /// Why nothing is acknowledged any more: a sync failed, and the node stops.
     failed: RefCell<Option<String>>,
     failure: Notify,
     /// Rung when the node stops.
     pub(crate) draining: Notify,
+    /// Other cores that have no connections any more, as the node stops.
+    drained_count: Cell<usize>,
+    /// Rung for each of them.
+    drained: Notify,
     next_waiter: Cell<u64>,
     /// Fetches that wait for partitions of other cores.
     away: Away,
+    /// Fetches of other cores that wait for partitions of this one.
+    guests: Rc<Guests>,
     last_commit: Cell<Option<CommitMeasured>>,
     /// Whether there is space to produce.
     space: Cell<Watermark>,
@@ -121,6 +130,7 @@ impl Shard {
                         lane: Rc::clone(&opened.lane),
                         settings: Rc::clone(&topic.settings),
                         waiters: Waiters::default(),
+                        commits: Rc::default(),
                     },
                 );
             }
@@ -133,12 +143,14 @@ impl Shard {
             lanes: own,
             controller,
             dropping: Dropping::default(),
-            commits: Notify::new(),
             failed: RefCell::new(None),
             failure: Notify::new(),
             draining: Notify::new(),
+            drained_count: Cell::new(0),
+            drained: Notify::new(),
             next_waiter: Cell::new(0),
             away: Away::default(),
+            guests: Rc::default(),
             last_commit: Cell::new(None),
             space: Cell::new(Watermark::default()),
             metrics,
@@ -271,6 +283,7 @@ impl Shard {
                 lane: Rc::clone(lane),
                 settings: Rc::clone(&topic.settings),
                 waiters: Waiters::default(),
+                commits: Rc::default(),
             });
             led.settings = Rc::clone(&topic.settings);
         }
@@ -287,15 +300,30 @@ impl Shard {
                 continue;
             };
             led.waiters.wake_all();
+            led.commits.wake_all();
             self.dropping.begin(led.lane, key);
         }
-        self.commits.notify_all();
     }
 
-    pub(crate) fn new_waiter(&self) -> Waiter {
+    pub(crate) fn new_waiter(&self, missing: usize) -> Waiter {
         let id = self.next_waiter.get();
         self.next_waiter.set(id + 1);
-        Waiter::new(id)
+        Waiter::new(id, missing)
+    }
+
+    /// Wakes the fetches that wait on this core, for whatever partitions: the node stops.
+    pub(crate) fn wake_parked(&self) {
+        for led in self.partitions.borrow().values() {
+            led.waiters.wake_all();
+        }
+        self.away.wake_all();
+    }
+
+    /// Wakes the produce requests that wait for a commit, because it may not come.
+    fn wake_committing(&self) {
+        for led in self.partitions.borrow().values() {
+            led.commits.wake_all();
+        }
     }
 
     pub(crate) fn has_failed(&self) -> bool {
@@ -389,19 +417,58 @@ impl Shard {
         self.draining.notified().await;
     }
 
-    /// Tells every core, this one included, that the node stops.
-    pub async fn drain_all(&self) {
-        for core in self.others() {
-            self.mesh.call(core, Op::Drain).await;
-        }
+    /// Has every core stop, this one included. One that is stuck holds up no other.
+    pub fn drain_all(self: &Rc<Self>) {
+        self.tell_others(|| Op::Drain);
         self.draining.notify_all();
+    }
+
+    /// Sends every other core the same, and waits for none.
+    fn tell_others(self: &Rc<Self>, op: fn() -> Op) {
+        for core in self.others() {
+            let shard = Rc::clone(self);
+            spawn(async move {
+                shard.call(core, op()).await;
+            })
+            .detach();
+        }
+    }
+
+    /// This core has no connections any more: waits until that holds for every other core.
+    pub async fn await_drained(self: &Rc<Self>) {
+        self.tell_others(|| Op::Drained);
+        loop {
+            let more = self.drained.notified();
+            if self.drained_count.get() + 1 >= self.cores() {
+                return;
+            }
+            more.await;
+        }
+    }
+
+    /// Another core has no connections any more.
+    fn another_drained(&self) {
+        self.drained_count.set(self.drained_count.get() + 1);
+        self.drained.notify_all();
     }
 
     /// Waits until every other core has started.
     pub async fn await_others(&self) {
         for core in self.others() {
-            self.mesh.call(core, Op::Ping).await;
+            self.call(core, Op::Ping).await;
         }
+    }
+
+    /// Fetches of other cores that are parked here.
+    #[cfg(test)]
+    pub(crate) fn guests(&self) -> usize {
+        self.guests.len()
+    }
+
+    /// Asks another core. [`Reply::Stopped`] if it has ended.
+    async fn call(&self, core: CoreId, op: Op) -> Reply {
+        let replied = self.mesh.call(core, op).await;
+        replied.unwrap_or(Reply::Stopped)
     }
 
     fn others(&self) -> impl Iterator<Item = CoreId> {
@@ -422,13 +489,16 @@ impl Shard {
         .await;
     }
 
-    /// Writes what is appended and closes the lanes.
+    /// Writes what is appended, closes the lanes and serves no other core any more.
     pub async fn close(&self) {
         for (number, lane) in &self.lanes {
             if let Err(failed) = lane.close().await {
                 tracing::error!(lane = number, error = %failed, "a lane did not close cleanly");
             }
         }
+        // What the last commit answers leaves before.
+        yield_now().await;
+        self.mesh.stop();
     }
 
     /// Has every core absorb deltas, this one included.
@@ -436,7 +506,7 @@ impl Shard {
         for delta in deltas {
             self.absorb(delta);
             for core in self.others() {
-                self.mesh.call(core, Op::Absorb(Arc::clone(delta))).await;
+                self.call(core, Op::Absorb(Arc::clone(delta))).await;
             }
         }
     }
@@ -444,18 +514,18 @@ impl Shard {
 
 impl LaneObserver for Shard {
     fn durable(&self, ends: &[(PartitionKey, Offset)]) {
-        {
-            let mut partitions = self.partitions.borrow_mut();
-            for (key, end) in ends {
-                let Some(led) = partitions.get_mut(key) else {
-                    continue;
-                };
-                if led.partition.durable(*end) {
-                    led.waiters.wake_all();
-                }
+        let mut partitions = self.partitions.borrow_mut();
+        for (key, end) in ends {
+            let Some(led) = partitions.get_mut(key) else {
+                continue;
+            };
+            let seen = led.partition.high_watermark();
+            if led.partition.durable(*end) {
+                let lane = &led.lane;
+                led.waiters.grown(|| lane.bytes_between(*key, seen, *end));
+                led.commits.reached(*end);
             }
         }
-        self.commits.notify_all();
     }
 
     fn annotation(&self, key: PartitionKey) -> Vec<u8> {
@@ -468,11 +538,11 @@ impl LaneObserver for Shard {
     fn failed(&self, error: &StorageError) {
         *self.failed.borrow_mut() = Some(error.to_string());
         self.failure.notify_all();
-        self.commits.notify_all();
+        self.wake_committing();
     }
 
     fn starved(&self) {
-        self.commits.notify_all();
+        self.wake_committing();
     }
 
     fn measured(&self, commit: CommitMeasured) {

@@ -26,10 +26,12 @@ pub enum Op {
         /// About how many bytes together.
         bytes_max: usize,
     },
-    /// Call back with [`Op::Wake`] once one of these partitions has records past the position.
+    /// Call back with [`Op::Wake`] once these partitions have enough records more.
     Park {
-        /// Partition and the high watermark that the asker has seen.
-        seen: Vec<(PartitionKey, Offset)>,
+        /// The partitions.
+        items: Vec<WaitItem>,
+        /// Bytes that they must bring together.
+        missing: usize,
         /// Who is to be called.
         asker: CoreId,
         /// With which number.
@@ -37,8 +39,20 @@ pub enum Op {
         /// Within this time, or not at all.
         wait_ms: u64,
     },
-    /// A partition has moved that a fetch of this number waits for.
-    Wake(u64),
+    /// Forget a [`Op::Park`]: nobody waits any more.
+    Unpark {
+        /// Who asked.
+        asker: CoreId,
+        /// With which number.
+        number: u64,
+    },
+    /// There is enough for the fetch of this number.
+    Wake {
+        /// Who calls back.
+        from: CoreId,
+        /// The number.
+        number: u64,
+    },
     /// Look offsets up.
     Offsets(Vec<OffsetItem>),
     /// Find where leader epochs end.
@@ -59,6 +73,8 @@ pub enum Op {
     Ping,
     /// The node stops: finish what is begun, then close.
     Drain,
+    /// A core that was told to stop has no connections any more.
+    Drained,
 }
 
 /// The answer to an [`Op`], in the order of its items.
@@ -68,7 +84,7 @@ pub enum Reply {
     Append(Vec<AppendOutcome>),
     /// To [`Op::Read`].
     Read(Vec<ReadOutcome>),
-    /// To [`Op::Park`]: `false` if a partition has moved already, and nobody will call.
+    /// To [`Op::Park`]: `false` if there is enough already, and nobody will call.
     Parked(bool),
     /// To [`Op::Offsets`].
     Offsets(Vec<Result<FoundOffset, ErrorCode>>),
@@ -89,8 +105,10 @@ pub enum Reply {
         /// The topics.
         topics: Vec<TopicId>,
     },
-    /// To [`Op::Wake`], [`Op::Absorb`], [`Op::Ping`] and [`Op::Drain`].
+    /// To those that only are to be done.
     Done,
+    /// To all: the core has ended, and may or may not have done it before.
+    Stopped,
 }
 
 /// One batch for one partition.
@@ -167,6 +185,29 @@ pub struct ReadItem {
     pub current_leader_epoch: i32,
 }
 
+/// Why a read ended where it did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ReadEnd {
+    /// There is no more that the reader may see.
+    #[default]
+    NoMore,
+    /// The next batch is beyond the limit of this partition.
+    PartitionLimit,
+    /// The next batch is beyond the limit of the whole answer.
+    AnswerLimit,
+}
+
+/// A partition that a fetch waits on.
+#[derive(Debug, Clone, Copy)]
+pub struct WaitItem {
+    /// The partition.
+    pub key: PartitionKey,
+    /// Up to where the asker has seen it.
+    pub high_watermark: Offset,
+    /// How many bytes more of it are of use to the asker.
+    pub bytes_max: usize,
+}
+
 /// What a [`ReadItem`] found.
 #[derive(Debug, Clone, Default)]
 pub struct ReadOutcome {
@@ -180,6 +221,8 @@ pub struct ReadOutcome {
     pub log_start: i64,
     /// Whole batches, in order, as stored.
     pub records: Vec<Buf>,
+    /// Why there are no more of them.
+    pub end: ReadEnd,
 }
 
 impl ReadOutcome {
@@ -191,6 +234,7 @@ impl ReadOutcome {
             last_stable_offset: -1,
             log_start: -1,
             records: Vec::new(),
+            end: ReadEnd::NoMore,
         }
     }
 

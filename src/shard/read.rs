@@ -1,14 +1,16 @@
 //! Reading: batches below the high watermark, and waiting for more of them.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
 use streambus_proto::error_code::ErrorCode;
 use streambus_proto::ids::{LeaderEpoch, Offset};
+use streambus_shards::sync::either;
 use streambus_shards::{Buf, CoreId, planted, spawn, timeout};
 use streambus_storage::{PartitionKey, ReadPlan, StorageError};
 
-use super::op::{EpochItem, FoundOffset, OffsetItem, Op, ReadItem, ReadOutcome};
+use super::op::{EpochItem, FoundOffset, OffsetItem, Op, ReadEnd, ReadItem, ReadOutcome, WaitItem};
 use super::waiters::Waiter;
 use super::{Led, Shard};
 use crate::error;
@@ -30,12 +32,12 @@ const EARLIEST_PENDING_UPLOAD: i64 = -6;
 /// comes.
 struct Waiting {
     shard: Rc<Shard>,
-    seen: Vec<(PartitionKey, Offset)>,
+    items: Vec<WaitItem>,
     waiter: Waiter,
 }
 
 impl Waiting {
-    /// Resolves when one of the partitions has moved, at the latest after `limit`, and says whether one has.
+    /// Resolves when the partitions have enough, at the latest after `limit`, and says whether they have.
     async fn woken_within(&self, limit: Duration) -> bool {
         timeout(limit, self.waiter.woken()).await.is_ok()
     }
@@ -44,7 +46,11 @@ impl Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         let partitions = self.shard.partitions.borrow();
-        for led in self.seen.iter().filter_map(|(key, _)| partitions.get(key)) {
+        for led in self
+            .items
+            .iter()
+            .filter_map(|item| partitions.get(&item.key))
+        {
             led.waiters.leave(&self.waiter);
         }
     }
@@ -65,6 +71,7 @@ impl Shard {
                 last_stable_offset: led.partition.last_stable_offset().0,
                 log_start: led.partition.log_start().0,
                 records: Vec::new(),
+                end: ReadEnd::NoMore,
             };
             let from = Offset(item.from);
             match led.partition.readable_until(from, item.isolation) {
@@ -77,7 +84,11 @@ impl Shard {
                 }
             }
         };
-        if from == until || (item.bytes_max == 0 && !item.whole_first) {
+        if from == until {
+            return outcome;
+        }
+        if item.bytes_max == 0 && !item.whole_first {
+            outcome.end = ReadEnd::PartitionLimit;
             return outcome;
         }
         let from = if planted::on("read-from-the-next") && from.next() < until {
@@ -92,9 +103,12 @@ impl Shard {
         };
         match read {
             Ok(batches) if item.whole_first || batches.bytes <= item.bytes_max => {
+                if batches.next_offset < until {
+                    outcome.end = ReadEnd::PartitionLimit;
+                }
                 outcome.records = joined(batches.bufs);
             }
-            Ok(_) => {}
+            Ok(_) => outcome.end = ReadEnd::PartitionLimit,
             Err(failed) => {
                 tracing::warn!(partition = %item.key, offset = item.from, error = %failed, "a read failed");
                 outcome.error = error::of_storage(&failed);
@@ -103,51 +117,72 @@ impl Shard {
         outcome
     }
 
-    /// Waits until one of the partitions has moved past what the asker has seen, at most `wait`.
-    pub async fn await_records(self: &Rc<Self>, seen: Vec<(PartitionKey, Offset)>, wait: Duration) {
-        if let Some(waiting) = self.park(seen) {
+    /// Waits until the partitions have `missing` bytes more than the asker has seen, at most `wait`.
+    pub async fn await_records(
+        self: &Rc<Self>,
+        items: Vec<WaitItem>,
+        missing: usize,
+        wait: Duration,
+    ) {
+        if let Some(waiting) = self.park(items, missing) {
             // Elapsed or woken: the asker reads again either way.
             waiting.woken_within(wait).await;
         }
     }
 
-    /// Calls another core when one of the partitions has moved past what it has seen, within `wait`. `false` if one
-    /// has already.
+    /// Calls another core when the partitions have `missing` bytes more than it has seen, within `wait` and unless it
+    /// unparks before. `false` if they have already.
     pub(super) fn wake_later(
         self: &Rc<Self>,
-        seen: Vec<(PartitionKey, Offset)>,
-        asker: CoreId,
-        number: u64,
+        items: Vec<WaitItem>,
+        missing: usize,
+        (asker, number): (CoreId, u64),
         wait: Duration,
     ) -> bool {
-        let Some(waiting) = self.park(seen) else {
+        let Some(waiting) = self.park(items, missing) else {
             return false;
         };
+        let guest = self.guests.admit(asker, number);
         spawn(async move {
-            if waiting.woken_within(wait).await {
-                let mesh = waiting.shard.mesh.clone();
+            let woken = Cell::new(false);
+            let wake = async { woken.set(waiting.woken_within(wait).await) };
+            either(wake, guest.cancelled()).await;
+            drop(guest);
+            if woken.get() {
+                let shard = Rc::clone(&waiting.shard);
                 drop(waiting);
-                mesh.call(asker, Op::Wake(number)).await;
+                let from = shard.core();
+                shard.call(asker, Op::Wake { from, number }).await;
             }
         })
         .detach();
         true
     }
 
-    /// Parks on all the partitions; `None` if one has moved already or is gone.
-    fn park(self: &Rc<Self>, seen: Vec<(PartitionKey, Offset)>) -> Option<Waiting> {
+    /// Parks on all the partitions; `None` if they have enough already or one is gone.
+    fn park(self: &Rc<Self>, items: Vec<WaitItem>, missing: usize) -> Option<Waiting> {
         let waiting = Waiting {
             shard: Rc::clone(self),
-            seen,
-            waiter: self.new_waiter(),
+            items,
+            waiter: self.new_waiter(missing),
         };
-        for (key, high_watermark) in &waiting.seen {
+        for item in &waiting.items {
             let partitions = self.partitions.borrow();
-            let led = partitions.get(key)?;
-            if led.partition.high_watermark() > *high_watermark {
-                return None;
+            let led = partitions.get(&item.key)?;
+            let high_watermark = led.partition.high_watermark();
+            let mut bytes_left = item.bytes_max;
+            if high_watermark > item.high_watermark {
+                // It has moved since the asker read it.
+                let lane = &led.lane;
+                let bytes = lane.bytes_between(item.key, item.high_watermark, high_watermark);
+                // What is in memory no more is some bytes at least.
+                let bytes = bytes.max(1).min(bytes_left);
+                if waiting.waiter.count(bytes) {
+                    return None;
+                }
+                bytes_left -= bytes;
             }
-            led.waiters.park(&waiting.waiter);
+            led.waiters.park(&waiting.waiter, bytes_left);
         }
         Some(waiting)
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
+use rustc_hash::FxHashMap;
 use streambus_proto::error_code::ErrorCode;
 use streambus_proto::ids::{LeaderEpoch, Offset};
 use streambus_shards::sync::either;
@@ -12,19 +13,39 @@ use streambus_storage::PartitionKey;
 
 use super::Shard;
 use super::append::Pending;
+use super::away::AwayWait;
 use super::op::{
-    AppendItem, AppendOutcome, EpochItem, FoundOffset, OffsetItem, Op, PartitionSize, ReadItem,
-    ReadOutcome, Reply,
+    AppendItem, AppendOutcome, AppendRefusal, EpochItem, FoundOffset, OffsetItem, Op,
+    PartitionSize, ReadEnd, ReadItem, ReadOutcome, Reply, WaitItem,
 };
-use crate::metadata::{Command, Decision, Publish, Submit};
+use crate::metadata::{Command, Decision, Publish, Refusal, Submit};
 use crate::partition::producers::ProducerView;
 
 /// Items grouped by the core that owns them, each with its place among the others.
 type ByCore<T> = BTreeMap<CoreId, Vec<(usize, T)>>;
 
-/// How long a wait at another core lasts at most: who asked may be gone, and it does not learn of that. One
-/// who is still there reads again and waits again.
-const REMOTE_WAIT_MAX: Duration = Duration::from_secs(5);
+/// What a client is answered for partitions of a core that has ended, because the node stops: look for the leader, and
+/// try again.
+const CORE_STOPPED: ErrorCode = ErrorCode::NotLeaderOrFollower;
+
+/// A fetch that is parked on other cores. Once it is over they forget it, those that have not called back.
+struct ParkedAway<'a> {
+    shard: &'a Rc<Shard>,
+    wait: AwayWait<'a>,
+}
+
+impl Drop for ParkedAway<'_> {
+    fn drop(&mut self) {
+        for core in self.wait.take_cores() {
+            let shard = Rc::clone(self.shard);
+            let (asker, number) = (shard.core(), self.wait.number());
+            spawn(async move {
+                shard.call(core, Op::Unpark { asker, number }).await;
+            })
+            .detach();
+        }
+    }
+}
 
 /// Batches that were handed in, of this core and of others, each with its place in the request.
 pub struct Appending {
@@ -40,9 +61,20 @@ impl Appending {
         !self.elsewhere.is_empty()
     }
 
+    /// Those of this core that were refused at once, by their places in the request.
+    pub fn refused_here(&self) -> FxHashMap<usize, &AppendRefusal> {
+        let here = self.here.iter();
+        let batches = here.flat_map(|(places, pending)| places.iter().zip(pending));
+        let refused = batches.filter_map(|(place, pending)| match pending {
+            Pending::Settled(Err(refusal)) => Some((*place, refusal)),
+            _ => None,
+        });
+        refused.collect()
+    }
+
     /// Waits until all are committed, or can't be any more.
     pub async fn committed(self) -> Vec<AppendOutcome> {
-        let unanswered = || Err(ErrorCode::UnknownServerError.into());
+        let unanswered = || Err(CORE_STOPPED.into());
         let mut outcomes: Vec<AppendOutcome> = (0..self.count).map(|_| unanswered()).collect();
         let (places, pending) = self.here.unwrap_or_default();
         for (place, outcome) in places.into_iter().zip(self.shard.committed(pending).await) {
@@ -100,8 +132,7 @@ impl Shard {
             } else {
                 let shard = Rc::clone(self);
                 // Begun here, so that the request leaves in the connection's order.
-                let call =
-                    spawn_begun(async move { shard.mesh.call(core, Op::Append(items)).await });
+                let call = spawn_begun(async move { shard.call(core, Op::Append(items)).await });
                 appending.elsewhere.push((places, call));
             }
         }
@@ -148,7 +179,7 @@ impl Shard {
                     if core == shard.core() {
                         return shard.read_here(items, bytes_max).await;
                     }
-                    match shard.mesh.call(core, Op::Read { items, bytes_max }).await {
+                    match shard.call(core, Op::Read { items, bytes_max }).await {
                         Reply::Read(outcomes) => outcomes,
                         _ => Vec::new(),
                     }
@@ -156,7 +187,7 @@ impl Shard {
             ));
         }
         let mut outcomes: Vec<ReadOutcome> = (0..count)
-            .map(|_| ReadOutcome::failed(ErrorCode::UnknownServerError))
+            .map(|_| ReadOutcome::failed(CORE_STOPPED))
             .collect();
         for (places, call) in calls {
             for (place, outcome) in places.into_iter().zip(call.await) {
@@ -172,12 +203,16 @@ impl Shard {
         let mut found_any = false;
         for item in items {
             // Only the very first batch of an answer may be larger than what was asked for (KIP-74).
+            let own_max = item.bytes_max;
             let item = ReadItem {
-                bytes_max: item.bytes_max.min(left),
+                bytes_max: own_max.min(left),
                 whole_first: item.whole_first && !found_any,
                 ..item
             };
-            let outcome = self.read(&item).await;
+            let mut outcome = self.read(&item).await;
+            if outcome.end == ReadEnd::PartitionLimit && left < own_max {
+                outcome.end = ReadEnd::AnswerLimit;
+            }
             let bytes = outcome.bytes();
             found_any |= bytes > 0;
             left = left.saturating_sub(bytes);
@@ -186,38 +221,48 @@ impl Shard {
         outcomes
     }
 
-    /// Waits until a partition has records past what was seen, wherever it is, at most `wait`. May return
-    /// before either.
+    /// Waits until the partitions have `missing` bytes more than was seen, wherever they are, at most `wait`. May
+    /// return before either.
     pub async fn await_records_anywhere(
         self: &Rc<Self>,
-        seen: Vec<(PartitionKey, Offset)>,
+        items: Vec<WaitItem>,
+        missing: usize,
         wait: Duration,
     ) {
-        let mut groups = self.split(seen, |(key, _)| *key);
-        let own: Vec<(PartitionKey, Offset)> = groups
+        let mut groups = self.split(items, |item| item.key);
+        let unplaced = |group: Vec<(usize, WaitItem)>| group.into_iter().map(|(_, item)| item);
+        let own: Option<Vec<WaitItem>> = groups
             .remove(&self.core())
-            .unwrap_or_default()
-            .into_iter()
-            .map(|(_, seen)| seen)
-            .collect();
+            .map(|group| unplaced(group).collect());
+        let cores = groups.len() + usize::from(own.is_some());
+        let own = own.unwrap_or_default();
         if groups.is_empty() {
-            return self.await_records(own, wait).await;
+            return self.await_records(own, missing, wait).await;
         }
-        let wait = wait.min(REMOTE_WAIT_MAX);
-        let away = self.away.begin();
+        // No core knows what the others have. With all that is missing, one of them has its share; who is woken too
+        // early reads, and waits for the rest.
+        let missing = missing.div_ceil(cores);
+        let parked = ParkedAway {
+            shard: self,
+            wait: self.away.begin(),
+        };
         for (core, group) in groups {
             let park = Op::Park {
-                seen: group.into_iter().map(|(_, seen)| seen).collect(),
+                items: unplaced(group).collect(),
+                missing,
                 asker: self.core(),
-                number: away.number(),
+                number: parked.wait.number(),
                 wait_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
             };
-            if !matches!(self.mesh.call(core, park).await, Reply::Parked(true)) {
+            // Before it is asked: who is given up meanwhile is to be forgotten there too.
+            parked.wait.add_core(core);
+            if !matches!(self.call(core, park).await, Reply::Parked(true)) {
+                parked.wait.remove_core(core);
                 return;
             }
         }
         // Elapsed or woken, by whichever core: the asker reads again either way.
-        either(away.woken(), self.await_records(own, wait)).await;
+        either(parked.wait.woken(), self.await_records(own, missing, wait)).await;
     }
 
     /// Looks offsets up, wherever the partitions are.
@@ -225,7 +270,7 @@ impl Shard {
         self: &Rc<Self>,
         items: Vec<OffsetItem>,
     ) -> Vec<Result<FoundOffset, ErrorCode>> {
-        let mut found = vec![Err(ErrorCode::UnknownServerError); items.len()];
+        let mut found = vec![Err(CORE_STOPPED); items.len()];
         for (core, group) in self.split(items, |item| item.key) {
             let (places, items): (Vec<usize>, Vec<OffsetItem>) = group.into_iter().unzip();
             let Reply::Offsets(replies) = self.ask(core, Op::Offsets(items)).await else {
@@ -243,7 +288,7 @@ impl Shard {
         self: &Rc<Self>,
         items: Vec<EpochItem>,
     ) -> Vec<Result<(LeaderEpoch, Offset), ErrorCode>> {
-        let mut found = vec![Err(ErrorCode::UnknownServerError); items.len()];
+        let mut found = vec![Err(CORE_STOPPED); items.len()];
         for (core, group) in self.split(items, |item| item.key) {
             let (places, items): (Vec<usize>, Vec<EpochItem>) = group.into_iter().unzip();
             if let Reply::EpochEnds(replies) = self.ask(core, Op::EpochEnds(items)).await {
@@ -260,7 +305,7 @@ impl Shard {
         self: &Rc<Self>,
         items: Vec<(PartitionKey, i64)>,
     ) -> Vec<Result<Offset, ErrorCode>> {
-        let mut moved = vec![Err(ErrorCode::UnknownServerError); items.len()];
+        let mut moved = vec![Err(CORE_STOPPED); items.len()];
         for (core, group) in self.split(items, |(key, _)| *key) {
             let (places, items): (Vec<usize>, Vec<(PartitionKey, i64)>) = group.into_iter().unzip();
             if let Reply::DeleteRecords(replies) = self.ask(core, Op::DeleteRecords(items)).await {
@@ -277,7 +322,7 @@ impl Shard {
         self: &Rc<Self>,
         keys: Vec<PartitionKey>,
     ) -> Vec<Result<Vec<ProducerView>, ErrorCode>> {
-        let mut views = vec![Err(ErrorCode::UnknownServerError); keys.len()];
+        let mut views = vec![Err(CORE_STOPPED); keys.len()];
         for (core, group) in self.split(keys, |key| *key) {
             let (places, keys): (Vec<usize>, Vec<PartitionKey>) = group.into_iter().unzip();
             if let Reply::Producers(replies) = self.ask(core, Op::Producers(keys)).await {
@@ -301,7 +346,7 @@ impl Shard {
         if core == self.core() {
             self.execute(op).await
         } else {
-            self.mesh.call(core, op).await
+            self.call(core, op).await
         }
     }
 
@@ -314,16 +359,21 @@ impl Shard {
             }
             Op::Read { items, bytes_max } => Reply::Read(self.read_here(items, bytes_max).await),
             Op::Park {
-                seen,
+                items,
+                missing,
                 asker,
                 number,
                 wait_ms,
             } => {
                 let wait = Duration::from_millis(wait_ms);
-                Reply::Parked(self.wake_later(seen, asker, number, wait))
+                Reply::Parked(self.wake_later(items, missing, (asker, number), wait))
             }
-            Op::Wake(number) => {
-                self.away.wake(number);
+            Op::Unpark { asker, number } => {
+                self.guests.cancel(asker, number);
+                Reply::Done
+            }
+            Op::Wake { from, number } => {
+                self.away.wake(number, from);
                 Reply::Done
             }
             Op::Offsets(items) => {
@@ -359,6 +409,10 @@ impl Shard {
             Op::Ping => Reply::Done,
             Op::Drain => {
                 self.draining.notify_all();
+                Reply::Done
+            }
+            Op::Drained => {
+                self.another_drained();
                 Reply::Done
             }
         }
@@ -399,6 +453,11 @@ impl Submit for Rc<Shard> {
     async fn submit(&self, command: Command) -> Decision {
         match self.ask(CONTROLLER_CORE, Op::Submit(command)).await {
             Reply::Submit(decision) => decision,
+            Reply::Stopped => {
+                let message =
+                    "the node stops, and the change may or may not be made; look, and try again";
+                Err(Refusal::new(ErrorCode::RequestTimedOut, message))
+            }
             other => unreachable!("a submission was answered with {other:?}"),
         }
     }

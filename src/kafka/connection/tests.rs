@@ -8,8 +8,9 @@ use streambus_client::request::encode;
 use streambus_ops::{CoreMetrics, Registry};
 use streambus_proto::error_code::ErrorCode;
 use streambus_proto::ids::Offset;
+use streambus_proto::messages::fetch_request::{FetchPartition, FetchTopic};
 use streambus_proto::messages::produce_request::{PartitionProduceData, TopicProduceData};
-use streambus_proto::messages::{Message, ProduceRequest, ProduceResponse};
+use streambus_proto::messages::{FetchRequest, Message, ProduceRequest, ProduceResponse};
 use streambus_proto::records::{BatchBuilder, Codec, NewRecord};
 use streambus_proto::wire::{Reader, Records};
 use streambus_shards::sim::{DiskFaults, Simulation, run};
@@ -35,10 +36,14 @@ const PATIENCE: Duration = Duration::from_mins(2);
 
 /// A produce request of one record, with its length.
 fn produce(acks: i16) -> Vec<u8> {
+    produce_of(acks, VALUE_BYTES)
+}
+
+fn produce_of(acks: i16, value_bytes: usize) -> Vec<u8> {
     let mut builder = BatchBuilder::new(Codec::None);
     builder.push(&NewRecord {
         timestamp: wall_ms(),
-        value: Some(&vec![7; VALUE_BYTES]),
+        value: Some(&vec![7; value_bytes]),
         ..NewRecord::default()
     });
     let batch = builder.build();
@@ -140,6 +145,11 @@ async fn flood(address: SocketAddr) {
 /// Produces one record and waits for the answer.
 async fn produced(stream: &Stream) -> ErrorCode {
     stream.write_all(&[Buf::from(produce(-1))]).await.unwrap();
+    answered(stream).await
+}
+
+/// The answer to a produce request.
+async fn answered(stream: &Stream) -> ErrorCode {
     let mut answer = BufMut::with_capacity(4 << 10);
     loop {
         let (count, more) = stream.read(answer).await;
@@ -329,4 +339,144 @@ fn batches_for_another_core_that_nobody_waits_for_find_their_place_there() {
     // Proves that with acks=0 a batch for a core whose mesh is full counts as under way until it is there, and is
     // there in the end though its connection is gone.
     simulated(for_another_core);
+}
+
+async fn while_the_core_is_full(_: DiskFaults, address: SocketAddr) {
+    let (broker, _) = serving(address).await;
+    let limits = broker.limits_config();
+    let slow = Duration::from_millis(limits.request_read_timeout_ms);
+    let mut turn = broker.in_flight.charge(limits.in_flight_bytes_per_core_max);
+    assert!(broker.in_flight.try_grow(&mut turn, 1), "the turn is free");
+    // More than the first buffer holds, so it needs room.
+    let stream = Stream::connect(address).await.unwrap();
+    let request = Buf::from(produce_of(-1, 3 * READ_BYTES));
+    let (first, rest) = (request.slice(0..READ_BYTES), READ_BYTES..request.len());
+    stream.write_all(&[first]).await.unwrap();
+    sleep(3 * slow).await;
+    assert_eq!(
+        broker.open.get(),
+        1,
+        "waiting for room is not the client's doing"
+    );
+    drop(turn);
+    sleep(slow / 2).await;
+    stream.write_all(&[request.slice(rest)]).await.unwrap();
+    let answer = timeout(PATIENCE, answered(&stream)).await;
+    assert!(answer.is_ok(), "the request is answered");
+    // One who does not send is cut all the same.
+    stream.write_all(&[request.slice(0..10)]).await.unwrap();
+    sleep(slow + Duration::from_secs(1)).await;
+    assert_eq!(broker.open.get(), 0);
+}
+
+#[test]
+fn a_full_core_does_not_count_against_who_sends() {
+    // Proves that the deadline for a request stands still while the core has no room for it, and goes on
+    // afterwards.
+    simulated(while_the_core_is_full);
+}
+
+/// A fetch of the topic's partition that waits for minutes, with its length.
+fn fetch() -> Vec<u8> {
+    fetch_from(0)
+}
+
+fn fetch_from(fetch_offset: i64) -> Vec<u8> {
+    let partition = FetchPartition {
+        partition: 0,
+        fetch_offset,
+        partition_max_bytes: 1 << 20,
+        ..FetchPartition::default()
+    };
+    let topic = FetchTopic {
+        topic: TOPIC.into(),
+        partitions: vec![partition].into(),
+        ..FetchTopic::default()
+    };
+    let request = FetchRequest {
+        replica_id: -1,
+        max_wait_ms: 250_000,
+        min_bytes: 1,
+        max_bytes: 1 << 20,
+        session_epoch: -1,
+        topics: vec![topic].into(),
+        ..FetchRequest::default()
+    };
+    encode(&request, 4, 1, "test").unwrap().bytes
+}
+
+/// Two cores of a node, of which the second has no lane and takes connections.
+async fn two_cores(address: SocketAddr) -> (Rc<Shard>, Rc<Broker>) {
+    let config = config();
+    let opened = lane_of_topic(&config).await;
+    let owner = usize::from(opened.number) % 2;
+    let mut seeds = mesh_seeds(2);
+    let (owner_seed, other_seed) = (seeds.remove(owner), seeds.remove(0));
+    let owner = shard(owner_seed, vec![opened]);
+    let other = shard(other_seed, Vec::new());
+    for shard in [&owner, &other] {
+        spawn(Rc::clone(shard).serve_mesh()).detach();
+    }
+    (owner, accepting(other, config, address))
+}
+
+async fn parked_elsewhere(_: DiskFaults, address: SocketAddr) {
+    let (owner, broker) = two_cores(address).await;
+    let soon = Duration::from_secs(1);
+    let parked = async |stream: &Stream| {
+        stream.write_all(&[Buf::from(fetch())]).await.unwrap();
+        until("the fetch is parked", || owner.guests() == 1).await;
+    };
+    let stream = Stream::connect(address).await.unwrap();
+    parked(&stream).await;
+    let began = now();
+    drop(stream);
+    until("the park is cancelled", || owner.guests() == 0).await;
+    assert!(began.elapsed() < soon, "{:?}", began.elapsed());
+    // One that waits for longer than any park lasted before is woken by its record.
+    let stream = Stream::connect(address).await.unwrap();
+    parked(&stream).await;
+    sleep(Duration::from_mins(1)).await;
+    assert_eq!(owner.guests(), 1);
+    let producer = Stream::connect(address).await.unwrap();
+    assert_eq!(produced(&producer).await, ErrorCode::None);
+    let (count, _) = stream.read(BufMut::with_capacity(64 << 10)).await;
+    assert!(count.unwrap() > 0, "an answer");
+    assert_eq!(owner.guests(), 0);
+    // A stop wakes what waits, and what is parked elsewhere is cancelled.
+    drop((stream, producer));
+    let stream = Stream::connect(address).await.unwrap();
+    let quiet = Buf::from(fetch_from(1));
+    stream.write_all(&[quiet]).await.unwrap();
+    until("the fetch is parked", || owner.guests() == 1).await;
+    let began = now();
+    broker.drain();
+    timeout(PATIENCE, broker.all_closed())
+        .await
+        .expect("all connections end");
+    until("the park is cancelled", || owner.guests() == 0).await;
+    assert!(began.elapsed() < soon, "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_fetch_that_is_over_is_forgotten_where_it_was_parked() {
+    // Proves that the core which keeps a park for another forgets it at once when the client goes, when the fetch is
+    // answered and when the node stops, and keeps it for as long as the fetch waits.
+    simulated(parked_elsewhere);
+}
+
+async fn owner_that_ends(_: DiskFaults, address: SocketAddr) {
+    let (owner, broker) = two_cores(address).await;
+    let stream = Stream::connect(address).await.unwrap();
+    assert_eq!(produced(&stream).await, ErrorCode::None);
+    owner.close().await;
+    let refused = timeout(PATIENCE, produced(&stream)).await;
+    assert_eq!(refused.ok(), Some(ErrorCode::NotLeaderOrFollower));
+    assert_eq!(broker.open.get(), 1);
+}
+
+#[test]
+fn a_batch_for_a_core_that_has_ended_is_refused() {
+    // Proves that a request to a core that has ended is answered, with a code that has clients look for the leader.
+    simulated(owner_that_ends);
 }
