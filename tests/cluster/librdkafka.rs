@@ -20,6 +20,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, Prod
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::listeners::{counter, scrape};
+use crate::overload::fill;
 use crate::process::Broker;
 use crate::wire::PATIENCE;
 
@@ -321,4 +322,39 @@ fn records_come_back_as_they_were_for_each_codec_and_each_mode() {
         round_trip(&broker, broker.core, codec, codec == "none");
         round_trip(&broker, broker.node, codec, false);
     }
+}
+
+#[test]
+fn a_consumer_that_wants_as_much_as_a_partition_may_give_is_served_at_once() {
+    // Proves that fetch.min.bytes of 1 MiB, which is also the limit of a partition by default, does not wait: what a
+    // whole batch more would exceed counts as reached. Each fetch would else take all of fetch.wait.max.ms.
+    let home = tempfile::tempdir().unwrap();
+    let broker = Broker::start(home.path(), &[]);
+    fill(broker.core, "bulk", 1, 24);
+    let consumer: BaseConsumer = config(broker.core)
+        .set("group.id", "none")
+        .set("enable.auto.commit", "false")
+        .set("fetch.min.bytes", "1048576")
+        .set("fetch.wait.max.ms", "10000")
+        .set("queued.max.messages.kbytes", "65536")
+        .create()
+        .unwrap();
+    let mut from = TopicPartitionList::new();
+    from.add_partition_offset("bulk", 0, Offset::Beginning)
+        .unwrap();
+    consumer.assign(&from).unwrap();
+    // All of the 24 MiB except what the last fetches wait for.
+    let (wanted, mut bytes) = (20 << 20, 0);
+    let began = Instant::now();
+    while bytes < wanted {
+        assert!(began.elapsed() < DEADLINE, "{bytes} of {wanted} bytes came");
+        if let Some(message) = consumer.poll(Duration::from_millis(200)) {
+            bytes += message.unwrap().payload_len();
+        }
+    }
+    let took = began.elapsed();
+    assert!(
+        took < Duration::from_secs(10),
+        "{took:?} for twenty fetches"
+    );
 }

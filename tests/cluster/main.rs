@@ -16,6 +16,7 @@ mod process;
 mod records;
 mod scrub;
 mod settings;
+mod slow_clients;
 mod slow_disk;
 mod startup;
 mod storage_command;

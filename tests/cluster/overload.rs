@@ -22,7 +22,7 @@ fn client(address: SocketAddr) -> Client {
 }
 
 /// Makes a topic and puts `mib` megabytes into each of its partitions.
-fn fill(address: SocketAddr, topic: &str, partitions: i32, mib: usize) {
+pub(crate) fn fill(address: SocketAddr, topic: &str, partitions: i32, mib: usize) {
     let mut client = client(address);
     client.create_topic(topic, partitions, 1).unwrap();
     let mut producer = client.producer(ProducerConfig::default());

@@ -7,11 +7,13 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
+use std::time::Duration;
 
 use streambus::config::{Config, Sources};
 use streambus::node;
 use streambus_ops::logs;
+use streambus_shards::{sleep, spawn};
 
 /// The test that is the broker when [`DATA_DIR`] is set.
 const PROCESS_TEST: &str = "process::is_the_broker_when_asked";
@@ -19,6 +21,8 @@ const PROCESS_TEST: &str = "process::is_the_broker_when_asked";
 const DATA_DIR: &str = "STREAMBUS_DATA__DIR";
 /// Its presence makes the broker log to standard error.
 const LOGGED: &str = "STREAMBUS_TEST_LOGGED";
+/// Its presence has core 0 of the broker run for ever without a pause, once it serves.
+pub(crate) const STUCK: &str = "STREAMBUS_TEST_STUCK";
 /// What the broker prints before its addresses once it serves.
 const READY: &str = "broker ready at ";
 
@@ -35,8 +39,9 @@ fn is_the_broker_when_asked() {
     let config = Config::load(&sources).unwrap().config;
     let logged = std::env::var_os(LOGGED).is_some();
     let log = logged.then(|| logs::start("info", logs::Format::Json).unwrap());
+    let stuck = std::env::var_os(STUCK).is_some();
     let dropped = log.as_ref().map(logs::Logs::dropped);
-    let ended = node::run(config, dropped, |ready| {
+    let ended = node::run(config, dropped, move |ready| {
         let address = |name: &str| {
             ready
                 .listeners
@@ -47,6 +52,16 @@ fn is_the_broker_when_asked() {
         };
         let admin = ready.admin.unwrap();
         println!("{READY}{} {} {admin}", address("core"), address("node"));
+        if stuck {
+            // On core 0, which calls this, once it has given signs of life.
+            let stuck = async {
+                sleep(Duration::from_secs(1)).await;
+                loop {
+                    std::hint::spin_loop();
+                }
+            };
+            spawn(stuck).detach();
+        }
     });
     if let Err(failed) = ended {
         eprintln!("streambus: {failed}");
@@ -72,7 +87,9 @@ pub(crate) struct Broker {
 pub(crate) fn command(data_dir: &Path, settings: &[(&str, &str)]) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
-        .args(["--exact", PROCESS_TEST, "--nocapture"])
+        // One thread: the test then runs on the process's first, so that no thread is left that a signal to stop would
+        // end.
+        .args(["--exact", PROCESS_TEST, "--nocapture", "--test-threads=1"])
         .env(DATA_DIR, data_dir)
         .envs([
             ("STREAMBUS_NODE__CORES", "2"),
@@ -140,6 +157,11 @@ impl Broker {
     /// The process's id.
     pub(crate) fn id(&self) -> u32 {
         self.process.id()
+    }
+
+    /// Waits until it has ended by itself.
+    pub(crate) fn ended(&mut self) -> ExitStatus {
+        self.process.wait().unwrap()
     }
 
     fn end(&mut self) {

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use streambus_client::request::{Request, encode};
 use streambus_proto::messages::Message;
@@ -43,6 +43,28 @@ impl Wire {
         let mut frame = vec![0; usize::try_from(i32::from_be_bytes(length)).unwrap()];
         self.stream.read_exact(&mut frame).ok()?;
         Some(frame)
+    }
+
+    /// Reads an answer frame as [`Wire::receive`] does, so many bytes a second.
+    pub(crate) fn receive_slowly(&mut self, bytes_per_second: usize) -> Option<Vec<u8>> {
+        const PIECE_BYTES: usize = 64 << 10;
+        let mut length = [0; 4];
+        self.stream.read_exact(&mut length).ok()?;
+        let mut frame = vec![0; usize::try_from(i32::from_be_bytes(length)).unwrap()];
+        let began = Instant::now();
+        let mut read = 0;
+        for piece in frame.chunks_mut(PIECE_BYTES) {
+            self.stream.read_exact(piece).ok()?;
+            read += piece.len();
+            let due = Duration::from_millis((read * 1_000 / bytes_per_second) as u64);
+            std::thread::sleep(due.saturating_sub(began.elapsed()));
+        }
+        Some(frame)
+    }
+
+    /// This end's address.
+    pub(crate) fn local_address(&self) -> SocketAddr {
+        self.stream.local_addr().unwrap()
     }
 
     /// Sends a request and hands its answer to `look`.
