@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 
 use streambus_proto::api::ApiKey;
+use streambus_proto::error_code::ErrorCode;
 use streambus_proto::frame::RequestHeader;
 use streambus_proto::messages::{
     AlterConfigsRequest, AlterPartitionReassignmentsRequest, AlterReplicaLogDirsRequest,
