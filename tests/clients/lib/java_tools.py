@@ -4,6 +4,7 @@ All of it holds for Apache Kafka 4.3.1 too: `tests/clients/run --only java-tools
 
 import dataclasses
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -197,7 +198,9 @@ def run(address, log):
         yield Outcome("java-tools", "FAIL", f"no broker answers at {address}: {output[:300]}")
         return
     with tempfile.TemporaryDirectory(prefix="streambus-java-tools-") as work:
-        names = {"t": "tools", "d": "tools-data", "id": broker[1], "server": address, "work": work}
+        # Names of this run: with --bootstrap the broker may have those of another.
+        topic = f"tools-{os.getpid()}"
+        names = {"t": topic, "d": f"{topic}-data", "id": broker[1], "server": address, "work": work}
         put(work, "delete.json", [{"topic": names["d"], "partition": 0, "offset": 5}])
         with open(f"{work}/sasl.properties", "w", encoding="utf-8") as file:
             file.write(SASL)
