@@ -68,6 +68,16 @@ impl DiskError {
     }
 }
 
+impl DiskError {
+    /// Whether this process, or the machine, has no descriptor left.
+    pub fn is_out_of_descriptors(&self) -> bool {
+        let DiskError::Io { error, .. } = self else {
+            return false;
+        };
+        matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+    }
+}
+
 fn failure(path: &Path, operation: &'static str, error: io::Error) -> DiskError {
     match error.raw_os_error() {
         Some(libc::ENOSPC | libc::EDQUOT) => DiskError::NoSpace {

@@ -22,9 +22,27 @@ impl NodeConfig {
 const KEPT_SHARE: u64 = 8;
 const KEPT_BYTES_MAX: u64 = 4 << 30;
 
+/// Of the descriptors, tables take no more than one in so many by default: connections take three quarters, and what is
+/// left is for log files and for files that are being written.
+const TABLE_FILES_SHARE: u64 = 8;
+/// A lane reads and verifies at a time.
+const TABLE_FILES_MIN: usize = 2;
+/// More than the tables that readers of a lane are at, by far: opening one takes about as long as a read from memory.
+const TABLE_FILES_MAX: usize = 4_096;
+
 impl StorageConfig {
-    /// Settles what depends on the memory that there is, where it is not set.
-    pub fn settle(&mut self, lanes: u16, memory_bytes: impl FnOnce() -> u64) {
+    /// Settles what depends on the memory and the descriptors that there are, where it is not set.
+    pub fn settle(
+        &mut self,
+        lanes: u16,
+        memory_bytes: impl FnOnce() -> u64,
+        open_files: impl FnOnce() -> u64,
+    ) {
+        self.table_files_max.get_or_insert_with(|| {
+            let share = open_files() / TABLE_FILES_SHARE / u64::from(lanes.max(1));
+            let share = usize::try_from(share).unwrap_or(TABLE_FILES_MAX);
+            share.clamp(TABLE_FILES_MIN, TABLE_FILES_MAX)
+        });
         self.memtables_kept_bytes.get_or_insert_with(|| {
             let share = memory_bytes() / KEPT_SHARE / u64::from(lanes.max(1));
             usize::try_from(share.min(KEPT_BYTES_MAX)).unwrap_or(0)
@@ -48,7 +66,12 @@ impl StorageConfig {
                 SyncMode::Dsync => streambus_storage::SyncMode::Dsync,
                 SyncMode::Fdatasync => streambus_storage::SyncMode::WriteThenSync,
             },
-            ..LaneConfig::default()
+            ..self
+                .table_files_max
+                .map_or_else(LaneConfig::default, |table_files_max| LaneConfig {
+                    table_files_max,
+                    ..LaneConfig::default()
+                })
         }
     }
 }

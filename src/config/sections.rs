@@ -104,6 +104,9 @@ section! {
         /// Memory for in-memory tables that were flushed: consumers that are a little behind read it and not
         /// the disk. When unset, this node's lanes share an eighth of the memory there is, each at most 4 GiB.
         memtables_kept_bytes: Option<usize> = None, in IfSet(0..=1 << 40);
+        /// Files of tables that each lane has open at a time. When unset, this node's lanes share an eighth of the
+        /// descriptors that the process may have, each at least 2 and at most 4,096.
+        table_files_max: Option<usize> = None, in IfSet(2..=1 << 20);
         /// The most bytes one commit (one sync) carries.
         commit_bytes_max: usize = 4 << 20, in 128 << 10..=256 << 20;
         /// The size of one block of a table: the unit of its index and of its checksums.

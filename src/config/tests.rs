@@ -293,3 +293,30 @@ fn origins_are_shown_in_columns() {
     assert_eq!(trimmed(lines.next()), "node.cluster_id = unset # default");
     assert_eq!(loaded.shown().len(), text.lines().count());
 }
+
+#[test]
+fn lanes_share_a_part_of_the_descriptors() {
+    // Proves how many files of tables a lane keeps open, with and without a setting of it.
+    let settled = |set: Option<usize>, lanes, open_files| {
+        let mut storage = StorageConfig {
+            table_files_max: set,
+            ..StorageConfig::default()
+        };
+        storage.settle(lanes, || 1 << 30, || open_files);
+        storage.lane().table_files_max
+    };
+    let cases = [
+        (None, 4, 65_536, 2_048),
+        (None, 1, 256, 32),
+        (None, 64, 256, 2),
+        (None, 1, u64::MAX, 4_096),
+        (Some(7), 4, 65_536, 7),
+    ];
+    for (set, lanes, open_files, expected) in cases {
+        assert_eq!(
+            settled(set, lanes, open_files),
+            expected,
+            "{set:?} {lanes} {open_files}"
+        );
+    }
+}

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use streambus_ops::{Health, Registry};
-use streambus_shards::{DirLock, Instant, LockError, disk, memory_bytes, rng_u64};
+use streambus_shards::{DirLock, Instant, LockError, disk, memory_bytes, probe, rng_u64};
 use streambus_storage::Lane;
 
 use super::listeners::TakenListener;
@@ -71,7 +71,9 @@ pub async fn prepare(
     let directory = PathBuf::from(&config.data.dir);
     let lock = lock(&directory)?;
     let identity = identify(&directory, &config, cores).await?;
-    config.storage.settle(identity.lanes, memory_bytes);
+    config
+        .storage
+        .settle(identity.lanes, memory_bytes, probe::open_files);
     let limits = &config.limits;
     let per_address = u32::try_from(limits.connections_per_ip_max).unwrap_or(u32::MAX);
     let start = Start {

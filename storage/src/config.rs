@@ -59,6 +59,8 @@ pub struct LaneConfig {
     pub sync: SyncMode,
     /// Memory for table data: what was read lately, and what was read ahead. 0 for none.
     pub cache_bytes: usize,
+    /// Files of tables that are open at a time: one that is read is opened when it is not. At least one.
+    pub table_files_max: usize,
     /// Tables are verified in the background no faster than this; 0 for never.
     pub scrub_bytes_per_second: u64,
     /// From the start of one pass over all tables to the start of the next.
@@ -93,6 +95,7 @@ impl Default for LaneConfig {
             commit_bytes_max: 4 << 20,
             sync: SyncMode::Dsync,
             cache_bytes: 64 << 20,
+            table_files_max: 1_024,
             // 1 TiB in a day and a half, for half a percent of what a fast disk reads.
             scrub_bytes_per_second: 8 << 20,
             scrub_interval: Duration::from_hours(24),
@@ -118,7 +121,7 @@ impl LaneConfig {
     }
 
     /// Settings with their values, whether those will do, and what would.
-    fn rules(&self) -> [(&'static str, u64, bool, String); 9] {
+    fn rules(&self) -> [(&'static str, u64, bool, String); 10] {
         let block = BLOCK_BYTES as u64;
         let wide = |number: usize| number as u64;
         let blocks = |bytes: u64| bytes.is_multiple_of(block);
@@ -181,6 +184,7 @@ impl LaneConfig {
                 (2..=64).contains(&self.merge_fan_in),
                 "from 2 to 64".to_owned(),
             ),
+            self.table_files_rule(),
             (
                 // Without tables a pass takes no time at all.
                 "scrub_interval_ms",
@@ -189,6 +193,12 @@ impl LaneConfig {
                 "at least 1".to_owned(),
             ),
         ]
+    }
+
+    fn table_files_rule(&self) -> (&'static str, u64, bool, String) {
+        let files = self.table_files_max;
+        let wants = "at least 1".to_owned();
+        ("table_files_max", files as u64, files >= 1, wants)
     }
 
     /// How tables are verified in the background, if they are.

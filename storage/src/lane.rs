@@ -46,6 +46,7 @@ use crate::key::PartitionKey;
 use crate::observer::LaneObserver;
 use crate::retention::{Limits, log_start_after};
 use crate::stats::LaneStats;
+use crate::table::files::TableFiles;
 use crate::wal::files::WalFiles;
 use crate::wal::record::{Nonce, RecordKind};
 
@@ -72,8 +73,8 @@ pub struct Lane {
     prepare_wake: Notify,
     /// Wakes the task that has log memory ready.
     memory_wake: Notify,
-    /// Wakes the flusher: a memtable froze, a table died, or the lane closes.
-    keeper_wake: Notify,
+    /// Wakes the keeper: a memtable froze, a table died or is read no more, or the lane closes.
+    keeper_wake: Rc<Notify>,
     /// Wakes the scrub: the lane closes.
     scrub_wake: Notify,
     /// Wakes those who wait for durability.
@@ -86,6 +87,7 @@ pub struct Lane {
     line: Rc<Line>,
     tasks: RefCell<Vec<Task<()>>>,
     cache: Rc<BlockCache>,
+    table_files: Rc<TableFiles>,
     reserve: Reserve,
 }
 

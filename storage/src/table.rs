@@ -2,9 +2,10 @@
 //!
 //! `footer` says what the bytes mean, `layout` works out blocks, index and filters while batches are
 //! added, `filter` says which segments may hold a key, `writer` moves bytes to disk, `reader` finds
-//! and verifies them, `cursor` reads on from one to the next.
+//! and verifies them, `files` bounds how many files are open, `cursor` reads on from one batch to the next.
 
 pub(crate) mod cursor;
+pub(crate) mod files;
 pub(crate) mod filter;
 pub(crate) mod footer;
 pub(crate) mod layout;

@@ -6,6 +6,7 @@ mod admin;
 mod cores;
 mod crash;
 mod deletion;
+mod descriptors;
 mod full_disk;
 mod hostile;
 mod librdkafka;

@@ -69,6 +69,7 @@ pub fn small_config(address: IpAddr, id: u32) -> Config {
     config.storage.min_free_bytes = 16 << 20;
     config.storage.cache_bytes = 1 << 20;
     config.storage.memtables_kept_bytes = Some(512 << 10);
+    config.storage.table_files_max = Some(3);
     config.topics.retention_check_interval_ms = 10_000;
     config
 }

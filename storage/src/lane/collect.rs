@@ -3,8 +3,10 @@
 use streambus_shards::{DiskError, disk, planted, yield_if_needed};
 
 use super::Lane;
+use super::state::ObsoleteTable;
 use crate::error::StorageError;
 use crate::names;
+use crate::table::reader::Table;
 use crate::table::writer::TableWriter;
 
 impl Lane {
@@ -30,9 +32,22 @@ impl Lane {
     }
 
     /// Removes tables that no partition needs; says whether there were any.
+    ///
+    /// The file of one that is read still is held for its readers. When too many are held its name stays: the keeper is
+    /// woken when it is read no more.
     pub(super) async fn collect_dead(&self) -> Result<bool, StorageError> {
         self.remove_abandoned().await;
-        let dead = self.take_dead_tables();
+        let mut dead = Vec::new();
+        for obsolete in self.take_dead_tables() {
+            let read = obsolete.read.upgrade();
+            let may_go = match read {
+                None => true,
+                Some(table) => self.may_lose_its_name(&table).await,
+            };
+            if may_go {
+                dead.push(obsolete.id);
+            }
+        }
         if dead.is_empty() {
             return Ok(false);
         }
@@ -40,8 +55,19 @@ impl Lane {
         Ok(true)
     }
 
-    /// Takes the tables that no partition needs out of the lane.
-    fn take_dead_tables(&self) -> Vec<u64> {
+    async fn may_lose_its_name(&self, table: &Table) -> bool {
+        match table.hold().await {
+            Ok(held) => held,
+            Err(error) => {
+                // Nobody can read it any more than this lane can.
+                tracing::warn!(dir = %self.dir.display(), %error, "a table that is removed can't be held for its readers");
+                true
+            }
+        }
+    }
+
+    /// Takes the tables that no partition needs out of the lane; returns those whose files are not removed yet.
+    fn take_dead_tables(&self) -> Vec<ObsoleteTable> {
         let mut state = self.state.borrow_mut();
         let dead: Vec<u64> = state
             .tables
@@ -49,20 +75,19 @@ impl Lane {
             .filter(|(_, live)| live.live_bytes == 0)
             .map(|(id, _)| *id)
             .collect();
-        for id in &dead {
-            state.tables.remove(id);
+        for id in dead {
+            let live = state.tables.remove(&id).expect("just found");
+            state.obsolete.push(live.into());
         }
-        state.obsolete.extend(&dead);
-        std::mem::take(&mut state.obsolete)
+        state.obsolete.clone()
     }
 
     /// The manifest lets go of the tables first; then their files go.
     async fn drop_tables(&self, dead: &[u64]) -> Result<(), StorageError> {
+        // They are obsolete until the files are gone: a crash in between must not leave orphans that nobody dares to
+        // delete.
         let manifest = {
-            let mut state = self.state.borrow_mut();
-            // Kept as obsolete until the files are gone: a crash in between must not leave
-            // orphans that nobody dares to delete.
-            state.obsolete = dead.to_vec();
+            let state = self.state.borrow();
             state.manifest(state.floor, &[])
         };
         self.write_manifest(&manifest).await?;
@@ -77,7 +102,7 @@ impl Lane {
             self.cache.forget(*id);
         }
         let mut state = self.state.borrow_mut();
-        state.obsolete.retain(|id| !dead.contains(id));
+        state.obsolete.retain(|table| !dead.contains(&table.id));
         drop(state);
         tracing::debug!(dir = %self.dir.display(), tables = dead.len(), "tables removed");
         self.space_came_back();

@@ -175,7 +175,8 @@ impl Lane {
             };
             let unnamed = self.dir.join(names::table_new(entry.id));
             disk::rename(&unnamed, &path).await.map_err(failed)?;
-            let opened = Table::open(&self.dir, self.nonce, entry, wall_ms()).await?;
+            let opened =
+                Table::open(&self.table_files, &self.dir, self.nonce, entry, wall_ms()).await?;
             tables.push(Rc::new(opened));
         }
         Ok(tables)

@@ -236,8 +236,8 @@ impl Lane {
             state.replace_ranges(&inputs, live);
         }
         for id in &inputs {
-            if state.tables.remove(id).is_some() {
-                state.obsolete.push(*id);
+            if let Some(live) = state.tables.remove(id) {
+                state.obsolete.push(live.into());
             }
         }
         Ok(())

@@ -24,6 +24,7 @@ use crate::key::PartitionKey;
 use crate::manifest::{MANIFEST_VERSION, Manifest, ManifestError, PartitionEntry};
 use crate::names::{self, FileKind};
 use crate::partition::{Partition, TableRange};
+use crate::table::files::TableFiles;
 use crate::table::reader::Table;
 use crate::wal::buffer::{FramedBatch, WalBounds, WalBuffer};
 use crate::wal::files::WalFiles;
@@ -111,6 +112,8 @@ impl Lane {
         let nonce = Nonce(manifest.nonce);
         let files = WalFiles::new(dir, nonce, &config);
         let (wal, lengths) = open_wal(&files, &listing, &manifest).await?;
+        let keeper_wake = Rc::new(Notify::new());
+        let table_files = TableFiles::new(config.table_files_max, Rc::clone(&keeper_wake));
         let mut opening = Opening {
             state: State::new(
                 config.clone(),
@@ -121,6 +124,8 @@ impl Lane {
             touched: Vec::new(),
             nonce,
             files,
+            table_files: Rc::new(table_files),
+            keeper_wake,
             now_ms: wall_ms(),
             commit_ms: 0,
         };
@@ -264,6 +269,8 @@ struct Opening {
     touched: Vec<BatchInfoOf>,
     nonce: Nonce,
     files: WalFiles,
+    table_files: Rc<TableFiles>,
+    keeper_wake: Rc<Notify>,
     /// By the wall clock: the age of what has none.
     now_ms: i64,
     /// When the commit that is applied was sealed.
@@ -293,7 +300,7 @@ impl Opening {
         }
         let mut ranges = Vec::new();
         for entry in &manifest.tables {
-            let table = Table::open(dir, self.nonce, entry, self.now_ms).await?;
+            let table = Table::open(&self.table_files, dir, self.nonce, entry, self.now_ms).await?;
             let table = Rc::new(table);
             let mut live = LiveTable::new(Rc::clone(&table), entry.sequence_end, entry.merges);
             live.replaced_parts.extend(&entry.replaced_parts);
@@ -590,6 +597,8 @@ impl Opening {
             recovery,
             nonce,
             files,
+            table_files,
+            keeper_wake,
             ..
         } = self;
         let cache = Rc::new(BlockCache::new(state.config.cache_bytes));
@@ -603,7 +612,7 @@ impl Opening {
             wal_ready: Notify::new(),
             prepare_wake: Notify::new(),
             memory_wake: Notify::new(),
-            keeper_wake: Notify::new(),
+            keeper_wake,
             scrub_wake: Notify::new(),
             durable_wake: Notify::new(),
             commit_under_way: std::cell::Cell::default(),
@@ -611,6 +620,7 @@ impl Opening {
             line: Rc::default(),
             tasks: std::cell::RefCell::default(),
             cache,
+            table_files,
             reserve: Reserve::default(),
         };
         // Without it, what has no age would begin anew at each start.

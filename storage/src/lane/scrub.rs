@@ -94,7 +94,8 @@ impl Lane {
         let Some(table) = self.table(id) else { return };
         let end = table.footer.data_bytes..table.file_bytes;
         let path = table.path().to_owned();
-        match Table::open_file(path, id, self.nonce, table.file_bytes).await {
+        let files = &self.table_files;
+        match Table::open_in(files, path, id, self.nonce, table.file_bytes).await {
             Ok(_) => self.note_sound(&table, &end),
             Err(error) => self.note_damaged(&table, end.start, &error),
         }

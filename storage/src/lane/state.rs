@@ -1,7 +1,7 @@
 //! What a lane decides, without I/O: admission, framing, freezing, what a commit made durable.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use streambus_proto::ids::{LeaderEpoch, Offset};
 use streambus_shards::{Buf, File, Instant, wall_ms};
@@ -105,6 +105,23 @@ impl LiveTable {
     }
 }
 
+/// A table that left the lane, and whose file is not removed yet.
+#[derive(Debug, Clone)]
+pub(crate) struct ObsoleteTable {
+    pub(crate) id: u64,
+    /// There as long as somebody reads it.
+    pub(crate) read: Weak<Table>,
+}
+
+impl From<LiveTable> for ObsoleteTable {
+    fn from(live: LiveTable) -> ObsoleteTable {
+        ObsoleteTable {
+            id: live.table.id(),
+            read: Rc::downgrade(&live.table),
+        }
+    }
+}
+
 /// A sealed commit on its way to disk, with what it makes durable.
 #[derive(Debug)]
 pub(crate) struct QueuedCommit {
@@ -159,7 +176,7 @@ pub(crate) struct State {
     pub(crate) tables: BTreeMap<u64, LiveTable>,
     pub(crate) next_table_id: u64,
     /// Tables that left the lane and whose files are not removed yet.
-    pub(crate) obsolete: Vec<u64>,
+    pub(crate) obsolete: Vec<ObsoleteTable>,
     /// Tables that were given up before a manifest named them, and whose files are not removed yet.
     pub(crate) abandoned: Vec<u64>,
     /// Partitions that wait to be cleaned, each once.
@@ -614,7 +631,7 @@ impl State {
             floor,
             next_table_id: self.next_table_id,
             tables: known.chain(new_tables.iter().cloned()).collect(),
-            obsolete: self.obsolete.clone(),
+            obsolete: self.obsolete.iter().map(|table| table.id).collect(),
             partitions: self
                 .partitions
                 .iter()

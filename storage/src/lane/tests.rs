@@ -83,6 +83,7 @@ pub(super) fn small() -> LaneConfig {
         merge_budget_percent: 300,
         commit_bytes_max: 32 << 10,
         cache_bytes: 64 << 10,
+        table_files_max: 2,
         ..LaneConfig::default()
     }
 }

@@ -1,12 +1,15 @@
 //! Reads a sorted table: every block is verified, every time it comes from the disk.
 
+use std::cell::OnceCell;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use streambus_proto::ids::Offset;
 use streambus_shards::disk::READ_PIECE_BYTES;
-use streambus_shards::{Buf, BufMut, DiskError, File, OpenOptions, planted, yield_if_needed};
+use streambus_shards::{Buf, BufMut, DiskError, File, planted, yield_if_needed};
 
+use super::files::{TableFile, TableFiles};
 use super::footer::{Footer, TABLE_VERSION, TablePart, Trailer, TrailerRead, checksum};
 use crate::batch::{BATCH_HEADER_BYTES, BatchInfo};
 use crate::error::StorageError;
@@ -14,7 +17,8 @@ use crate::manifest::TableEntry;
 use crate::names;
 use crate::wal::record::{BLOCK_BYTES, Nonce};
 
-/// An open table. Its footer stays in memory: 24 bytes for each `index_stride_bytes` of data, 4 for each
+/// A table that can be read: its file is opened when it is, and closed when others need the descriptor more. Its
+/// footer stays in memory: 24 bytes for each `index_stride_bytes` of data, 4 for each
 /// `block_bytes`, and about 140 for each partition in it.
 #[derive(Debug)]
 pub(crate) struct Table {
@@ -22,8 +26,10 @@ pub(crate) struct Table {
     pub(crate) file_bytes: u64,
     path: PathBuf,
     nonce: Nonce,
-    file: File,
     written_ms: i64,
+    files: Rc<TableFiles>,
+    /// The file, once the table's name has left the disk.
+    held: OnceCell<TableFile>,
 }
 
 /// Whole batches of one partition, as they lie in a table.
@@ -51,33 +57,39 @@ impl Table {
     /// Opens a table as the manifest knows it, and reads its footer. `now_ms` is when it was written, if the manifest
     /// does not say.
     pub(crate) async fn open(
+        files: &Rc<TableFiles>,
         dir: &Path,
         nonce: Nonce,
         entry: &TableEntry,
         now_ms: i64,
     ) -> Result<Table, StorageError> {
         let path = dir.join(names::table(entry.id));
-        let mut table = Table::open_file(path, entry.id, nonce, entry.file_bytes).await?;
+        let mut table = Table::open_in(files, path, entry.id, nonce, entry.file_bytes).await?;
         table.written_ms = entry.written_ms.unwrap_or(now_ms);
         Ok(table)
     }
 
-    /// Opens a table that has another name.
+    /// Opens a table alone, which may have another name.
     pub(crate) async fn open_file(
         path: PathBuf,
         id: u64,
         nonce: Nonce,
         file_bytes: u64,
     ) -> Result<Table, StorageError> {
-        let failed = |source| match source {
-            DiskError::NotFound { .. } => StorageError::corrupt(&path, 0, "the table is missing"),
-            source => StorageError::disk(&path, source),
-        };
-        let options = OpenOptions {
-            direct: true,
-            ..OpenOptions::default()
-        };
-        let file = File::open(&path, options).await.map_err(failed)?;
+        let files = Rc::new(TableFiles::new(1, Rc::default()));
+        Table::open_in(&files, path, id, nonce, file_bytes).await
+    }
+
+    /// Opens a table whose file is one of `files`.
+    pub(crate) async fn open_in(
+        files: &Rc<TableFiles>,
+        path: PathBuf,
+        id: u64,
+        nonce: Nonce,
+        file_bytes: u64,
+    ) -> Result<Table, StorageError> {
+        let failed = |source| not_opened(&path, source);
+        let file = files.get(id, &path).await.map_err(failed)?;
         let found = file.len().map_err(failed)?;
         if found != file_bytes || found < 2 * BLOCK_BYTES as u64 {
             let position = found.min(file_bytes);
@@ -94,9 +106,27 @@ impl Table {
             file_bytes,
             path,
             nonce,
-            file,
             written_ms: 0,
+            files: Rc::clone(files),
+            held: OnceCell::new(),
         })
+    }
+
+    /// Keeps the file for those who read the table, so that its name may leave the disk; says whether it may.
+    ///
+    /// # Errors
+    /// When the file can't be opened.
+    pub(crate) async fn hold(&self) -> Result<bool, StorageError> {
+        if self.held.get().is_some() {
+            return Ok(true);
+        }
+        let held = self.files.hold(self.id(), &self.path).await;
+        let held = held.map_err(|source| not_opened(&self.path, source))?;
+        Ok(held.is_some_and(|file| {
+            // If somebody else was faster, one of the two is enough.
+            let _ = self.held.set(file);
+            true
+        }))
     }
 
     /// Nothing in it was appended later, by the wall clock, ms.
@@ -172,8 +202,9 @@ impl Table {
         let mut memory = BufMut::with_capacity(aligned);
         memory.extend_from_slice(front);
         let rest = blocks.start + front.len() as u64..blocks.end;
-        let read = self
-            .file
+        let file = self.files.get(self.id(), &self.path).await;
+        let file = file.map_err(|source| not_opened(&self.path, source))?;
+        let read = file
             .read_behind(memory, rest.start, aligned - front.len(), piece_bytes)
             .await
             .map_err(failed)?;
@@ -182,6 +213,7 @@ impl Table {
             "read {} bytes of {aligned}",
             read.len()
         );
+        drop(file);
         let bytes = read.slice(0..wanted);
         let first = usize::try_from(rest.start / block_bytes).expect("blocks fit memory");
         let crcs = self.footer.block_crcs.iter().skip(first);
@@ -263,6 +295,19 @@ impl Table {
             next_offset,
             range: position + start as u64..position + end as u64,
         }))
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        self.files.close(self.id());
+    }
+}
+
+fn not_opened(path: &Path, source: DiskError) -> StorageError {
+    match source {
+        DiskError::NotFound { .. } => StorageError::corrupt(path, 0, "the table is missing"),
+        source => StorageError::disk(path, source),
     }
 }
 
