@@ -48,6 +48,9 @@ pub struct LaneConfig {
     pub merge_fan_in: usize,
     /// A table with this much is not merged any more.
     pub merge_table_bytes_max: u64,
+    /// Tables that a busy partition has for itself become one of this size, once there are two such tables' worth of them:
+    /// a partition that keeps less than that is left alone.
+    pub gathered_table_bytes: u64,
     /// Merging writes at most this share of what flushes wrote, in percent, and one merge more.
     pub merge_budget_percent: u64,
     /// Keys that one cleaning takes note of, at 32 to 64 bytes each; what comes after them waits
@@ -88,6 +91,8 @@ impl Default for LaneConfig {
             // again: each byte is written once in the WAL, once by a flush and once by a merge.
             merge_fan_in: 8,
             merge_table_bytes_max: 256 << 20,
+            // As large as Kafka's segments are by default, so that retention goes in no larger steps.
+            gathered_table_bytes: 1 << 30,
             // WAL and flush are 2; with this the write amplification stays below 3.5.
             merge_budget_percent: 140,
             // 17 to 34 MiB while a partition is cleaned, one at a time.

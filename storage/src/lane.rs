@@ -4,21 +4,24 @@
 //! memory) and async where they wait for the disk. Five tasks run behind them. Three are in
 //! `commit`: one moves WAL commits to disk, one keeps WAL files ready, one memory. `keep` does one thing at a
 //! time, in this order: `flush` turns frozen memtables into tables, `collect` frees what nobody needs
-//! any more, then `clean`, which compacts partitions by key, and `merge`, which writes tables anew,
-//! take turns. `scrub` verifies tables.
+//! any more, then `clean`, which compacts partitions by key, and `merge` and `gather`, which write tables
+//! anew, take turns. `scrub` verifies tables.
 
 mod clean;
 mod collect;
 mod commit;
 mod flush;
+mod gather;
 mod keep;
 mod lookup;
 mod merge;
 mod open;
 mod read;
+mod replace;
 mod reserve;
 mod scrub;
 mod state;
+mod tables;
 mod times;
 
 #[cfg(test)]
@@ -317,11 +320,7 @@ impl Lane {
             memtables_frozen: state.frozen.len() as u64,
             memtables_kept_bytes: state.kept_bytes as u64,
             tables: state.tables.len() as u64,
-            table_bytes: state
-                .tables
-                .values()
-                .map(|live| live.table.file_bytes)
-                .sum(),
+            table_bytes: state.tables.file_bytes(),
             wal_files: state.wal.len() as u64,
             wal_bytes: state.wal.len() as u64 * state.config.wal_file_bytes,
             partitions: state.by_key.len() as u64,

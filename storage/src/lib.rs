@@ -8,8 +8,8 @@
 //! | To find out | Look in |
 //! |---|---|
 //! | what a caller can do | [`Lane`] |
-//! | what is decided without I/O | `lane/state.rs`, `wal/buffer.rs`, `wal/replay.rs`, `retention.rs`, `merge.rs`, `scrub.rs` |
-//! | what moves bytes | `lane/commit.rs` (WAL), `lane/keep.rs` (`flush.rs`, `collect.rs`, `clean.rs`, `merge.rs`), `lane/scrub.rs`, `lane/read.rs` |
+//! | what is decided without I/O | `lane/state.rs`, `lane/tables.rs`, `wal/buffer.rs`, `wal/replay.rs`, `retention.rs`, `merge.rs`, `scrub.rs` |
+//! | what moves bytes | `lane/commit.rs` (WAL), `lane/keep.rs` (`flush.rs`, `collect.rs`, `clean.rs`, `merge.rs`, `gather.rs`), `lane/scrub.rs`, `lane/read.rs` |
 //! | what lies in a lane that no broker has open | [`offline`] |
 //! | what a restart believes | `lane/open.rs`, `wal/replay.rs` |
 //!

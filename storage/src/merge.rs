@@ -1,15 +1,22 @@
-//! Which tables are merged next: a pure rule over what is known of each.
+//! Which tables are merged next: pure rules over what is known of each, kept in order as it changes.
 //!
 //! Size-tiered: a table's tier is how often its bytes were merged, or what its size says, whichever
 //! is more; as soon as a tier has `fan_in` tables, its oldest ones become one. So bytes are written
 //! once for each tier, and a partition that is spread over many small tables ends up in few.
-//! A partition that has enough for a table of its own gets it on the way and is left alone from
-//! then on: what it has there is contiguous already.
+//!
+//! A partition that has enough for a table of its own gets it on the way. Such tables are not merged with others: what
+//! a partition has there is contiguous already. When it has many of them they are gathered into one large table, each
+//! byte once, so that their number grows with the data by the size of large tables and not by that of memtables. A
+//! partition that keeps less than two large tables is left alone: what is deleted soon is not worth to be written again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::key::PartitionKey;
 
 /// A table whose bytes were merged this often is left alone, whatever its size: with 8 tables a
 /// merge it holds what 4,096 flushes left. So merging ends, also where it joins nothing because
 /// other tables hold what lies in between.
-const MERGES_MAX: u32 = 4;
+pub(crate) const MERGES_MAX: u32 = 4;
 
 /// What the planner knows of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +30,8 @@ pub(crate) struct TableFacts {
     pub(crate) live_parts: usize,
     /// How often its bytes were merged since they were flushed, as far as is known.
     pub(crate) merges: u32,
+    /// The partition, if it was written for one alone.
+    pub(crate) sole: Option<PartitionKey>,
 }
 
 /// What the planner goes by.
@@ -32,10 +41,12 @@ pub(crate) struct MergeRules {
     pub(crate) fan_in: usize,
     /// What a flush writes: tables of about this size are of the lowest tier.
     pub(crate) flush_bytes: u64,
-    /// A table of one partition with this much is left alone.
+    /// A table of one partition with this much is not merged with others.
     pub(crate) own_table_bytes: u64,
-    /// A table with this much is left alone.
+    /// A table with this much is not merged any more.
     pub(crate) table_bytes_max: u64,
+    /// Tables of one partition are gathered into one of this size.
+    pub(crate) gathered_bytes: u64,
 }
 
 /// Tables to be merged, oldest first.
@@ -48,27 +59,114 @@ pub(crate) struct Merge {
     pub(crate) merges: u32,
 }
 
-/// The next merge that `budget` bytes of writing allow; `None` when none is due or it costs more.
-///
-/// The lowest tier comes first: that is where a merge joins the most ranges for the fewest bytes.
-/// If the budget does not reach for it, nothing else is merged either: it is saved up.
-pub(crate) fn plan(tables: &[TableFacts], rules: MergeRules, budget: u64) -> Option<Merge> {
-    assert!(rules.fan_in >= 2, "a merge of fewer than two tables");
-    let mut open: Vec<&TableFacts> = tables
-        .iter()
-        .filter(|table| !is_settled(table, rules))
-        .collect();
-    open.sort_unstable_by_key(|table| (tier(table, rules), table.sequence_end, table.id));
-    let mut tiers = open.chunk_by(|one, other| tier(one, rules) == tier(other, rules));
-    let due = tiers.find(|members| members.len() >= rules.fan_in)?;
-    let chosen = due.get(..rules.fan_in)?;
-    let bytes = chosen.iter().map(|table| table.live_bytes).sum();
-    let lowest = due.first().map_or(0, |table| tier(table, rules));
-    (bytes <= budget).then(|| Merge {
-        tables: chosen.iter().map(|table| table.id).collect(),
-        bytes,
-        merges: lowest + 1,
-    })
+/// Where a table stands among those that are merged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// It is left alone.
+    Settled,
+    Tier(u32),
+    /// It is the partition's own, and may be gathered.
+    Own(PartitionKey),
+}
+
+/// The tables that may be merged, in the order in which they are.
+#[derive(Debug)]
+pub(crate) struct MergeQueue {
+    rules: MergeRules,
+    /// By tier: the live bytes of tables, by age and id. No tier is empty.
+    tiers: BTreeMap<u32, BTreeMap<(u64, u64), u64>>,
+    /// Bytes of the tables of each partition that may be gathered. None is 0.
+    own: BTreeMap<PartitionKey, u64>,
+    /// Partitions with enough of them.
+    due: BTreeSet<PartitionKey>,
+}
+
+impl MergeQueue {
+    pub(crate) fn new(rules: MergeRules) -> MergeQueue {
+        assert!(rules.fan_in >= 2, "a merge of fewer than two tables");
+        MergeQueue {
+            rules,
+            tiers: BTreeMap::new(),
+            own: BTreeMap::new(),
+            due: BTreeSet::new(),
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn rules(&self) -> MergeRules {
+        self.rules
+    }
+
+    pub(crate) fn insert(&mut self, table: &TableFacts) {
+        match place(table, self.rules) {
+            Place::Settled => {}
+            Place::Tier(tier) => {
+                let members = self.tiers.entry(tier).or_default();
+                let before = members.insert((table.sequence_end, table.id), table.live_bytes);
+                assert!(before.is_none(), "table {} is queued twice", table.id);
+            }
+            Place::Own(key) => {
+                let bytes = self.own.entry(key).or_default();
+                *bytes += table.live_bytes;
+                if *bytes >= 2 * self.rules.gathered_bytes {
+                    self.due.insert(key);
+                }
+            }
+        }
+    }
+
+    /// Takes out a table that was put in with these facts.
+    pub(crate) fn remove(&mut self, table: &TableFacts) {
+        match place(table, self.rules) {
+            Place::Settled => {}
+            Place::Tier(tier) => {
+                let members = self.tiers.get_mut(&tier).expect("a queued table's tier");
+                let bytes = members.remove(&(table.sequence_end, table.id));
+                assert!(bytes == Some(table.live_bytes), "another table is queued");
+                if members.is_empty() {
+                    self.tiers.remove(&tier);
+                }
+            }
+            Place::Own(key) => {
+                let bytes = self.own.get_mut(&key).expect("a queued table's partition");
+                assert!(*bytes >= table.live_bytes, "more taken out than is queued");
+                *bytes -= table.live_bytes;
+                if *bytes < 2 * self.rules.gathered_bytes {
+                    self.due.remove(&key);
+                }
+                if *bytes == 0 {
+                    self.own.remove(&key);
+                }
+            }
+        }
+    }
+
+    /// The next merge that `budget` bytes of writing allow; `None` when none is due or it costs more.
+    ///
+    /// The lowest tier comes first: that is where a merge joins the most ranges for the fewest bytes.
+    /// If the budget does not reach for it, nothing else is merged either: it is saved up.
+    pub(crate) fn plan(&self, budget: u64) -> Option<Merge> {
+        let fan_in = self.rules.fan_in;
+        let mut tiers = self.tiers.iter();
+        let (tier, due) = tiers.find(|(_, members)| members.len() >= fan_in)?;
+        let chosen = due.iter().take(fan_in);
+        let bytes = chosen.clone().map(|(_, bytes)| bytes).sum();
+        (bytes <= budget).then(|| Merge {
+            tables: chosen.map(|((_, id), _)| *id).collect(),
+            bytes,
+            merges: tier + 1,
+        })
+    }
+
+    /// A partition whose own tables are worth to be gathered.
+    pub(crate) fn gathering_due(&self) -> Option<PartitionKey> {
+        self.due.first().copied()
+    }
+
+    /// The partition is passed over until it gets another table.
+    pub(crate) fn nothing_to_gather(&mut self, key: PartitionKey) {
+        self.due.remove(&key);
+    }
 }
 
 /// Bytes that may be merged now: `percent` of what was flushed, above `burst`, less what was
@@ -79,12 +177,22 @@ pub(crate) fn budget(flushed_bytes: u64, merged_bytes: u64, percent: u64, burst:
     earned.saturating_add(burst).saturating_sub(merged_bytes)
 }
 
-fn is_settled(table: &TableFacts, rules: MergeRules) -> bool {
-    let own = table.live_parts == 1 && table.live_bytes >= rules.own_table_bytes;
+fn place(table: &TableFacts, rules: MergeRules) -> Place {
     // One without live bytes is collected, not merged.
-    own || table.live_bytes == 0
-        || table.live_bytes >= rules.table_bytes_max
-        || table.merges >= MERGES_MAX
+    if table.live_bytes == 0 || table.merges >= MERGES_MAX {
+        return Place::Settled;
+    }
+    if table.live_parts == 1 && table.live_bytes >= rules.own_table_bytes {
+        let small = table.live_bytes < rules.gathered_bytes;
+        return match table.sole {
+            Some(key) if small => Place::Own(key),
+            _ => Place::Settled,
+        };
+    }
+    if table.live_bytes >= rules.table_bytes_max {
+        return Place::Settled;
+    }
+    Place::Tier(tier(table, rules))
 }
 
 /// By merges or by size: after a restart only the size is known, and what a merge left over may
@@ -100,15 +208,46 @@ fn tier(table: &TableFacts, rules: MergeRules) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use streambus_proto::ids::TopicId;
 
     const RULES: MergeRules = MergeRules {
         fan_in: 4,
         flush_bytes: 100,
         own_table_bytes: 80,
         table_bytes_max: 3_000,
+        gathered_bytes: 1_000,
     };
+
+    fn plan(tables: &[TableFacts], rules: MergeRules, budget: u64) -> Option<Merge> {
+        let mut queue = MergeQueue::new(rules);
+        tables.iter().for_each(|table| queue.insert(table));
+        queue.plan(budget)
+    }
+
+    /// The same by a look at all tables: the reference.
+    pub(crate) fn plan_over_all(
+        tables: &[TableFacts],
+        rules: MergeRules,
+        budget: u64,
+    ) -> Option<Merge> {
+        let tier_of = |table: &TableFacts| match place(table, rules) {
+            Place::Tier(tier) => Some(tier),
+            Place::Settled | Place::Own(_) => None,
+        };
+        let mut open: Vec<_> = tables.iter().filter(|one| tier_of(one).is_some()).collect();
+        open.sort_unstable_by_key(|table| (tier_of(table), table.sequence_end, table.id));
+        let mut tiers = open.chunk_by(|one, other| tier_of(one) == tier_of(other));
+        let due = tiers.find(|members| members.len() >= rules.fan_in)?;
+        let chosen = due.get(..rules.fan_in)?;
+        let bytes = chosen.iter().map(|table| table.live_bytes).sum();
+        (bytes <= budget).then(|| Merge {
+            tables: chosen.iter().map(|table| table.id).collect(),
+            bytes,
+            merges: tier_of(chosen[0]).unwrap_or(0) + 1,
+        })
+    }
 
     fn table(id: u64, live_bytes: u64, merges: u32) -> TableFacts {
         TableFacts {
@@ -117,6 +256,7 @@ mod tests {
             live_bytes,
             live_parts: 10,
             merges,
+            sole: None,
         }
     }
 
@@ -223,7 +363,9 @@ mod tests {
         }
         assert!(merged <= flushed * 3 / 2 + burst, "{merged} of {flushed}");
         assert!(merged >= flushed, "{merged} of {flushed}: every byte once");
-        let open = tables.iter().filter(|table| !is_settled(table, RULES));
+        let open = tables
+            .iter()
+            .filter(|table| place(table, RULES) != Place::Settled);
         assert!(open.count() < 1_000, "the lowest tier does not pile up");
         let lowest = tables.iter().filter(|one| tier(one, RULES) == 0).count();
         assert!(lowest < 4, "{lowest} tables of the lowest tier");
@@ -245,5 +387,38 @@ mod tests {
             }
         }
         assert_eq!(rounds, 64 / 4 * MERGES_MAX);
+    }
+
+    #[test]
+    fn own_tables_are_gathered_when_there_are_two_large_ones_worth() {
+        // Proves when a partition's own tables are due, that those that are large or were gathered do not count, and
+        // that tables which go or a partition without adjacent ones end it.
+        let key = |index| PartitionKey {
+            topic: TopicId([1; 16]),
+            index,
+        };
+        let own = |id, live_bytes, merges| TableFacts {
+            live_parts: 1,
+            sole: Some(key(i32::try_from(id % 2).unwrap())),
+            ..table(id, live_bytes, merges)
+        };
+        let mut queue = MergeQueue::new(RULES);
+        queue.insert(&own(1, 1_000, 0));
+        queue.insert(&own(3, 999, MERGES_MAX));
+        queue.insert(&own(5, 79, 0));
+        for id in (7..45).step_by(2) {
+            queue.insert(&own(id, 100, 0));
+            queue.insert(&own(id + 1, 90, 0));
+        }
+        assert_eq!(queue.gathering_due(), None);
+        queue.insert(&own(45, 100, 0));
+        assert_eq!(queue.gathering_due(), Some(key(1)));
+        queue.remove(&own(7, 100, 0));
+        assert_eq!(queue.gathering_due(), None);
+        queue.insert(&own(47, 100, 0));
+        queue.nothing_to_gather(key(1));
+        assert_eq!(queue.gathering_due(), None);
+        queue.insert(&own(49, 100, 0));
+        assert_eq!(queue.gathering_due(), Some(key(1)));
     }
 }

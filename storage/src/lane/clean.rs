@@ -7,19 +7,16 @@
 //! meanwhile is left alone. What is in memory is not cleaned: as in Kafka, where the active
 //! segment is not.
 
-use std::rc::Rc;
-
 use streambus_proto::ids::Offset;
 use streambus_shards::{Buf, Instant, now};
 
 use super::Lane;
-use super::state::{LiveTable, State};
+use super::replace::Replacement;
 use crate::batch::BatchInfo;
 use crate::clean::{CleanPolicy, Dirt, Passed, Remains, Survey, Undecided};
 use crate::error::StorageError;
 use crate::key::PartitionKey;
 use crate::key_hash::KeyHash;
-use crate::manifest::TableEntry;
 use crate::memtable::MemBatch;
 use crate::partition::{Partition, TableRange};
 use crate::table::cursor::TableCursor;
@@ -145,7 +142,7 @@ impl Lane {
                 continue;
             };
             let readable = |range: &TableRange| {
-                let live = state.tables.get(&range.table.id());
+                let live = state.tables.get(range.table.id());
                 live.is_some_and(|live| !live.unreadable)
             };
             let ranges = request.cleanable(partition);
@@ -220,9 +217,7 @@ impl Lane {
     }
 
     fn is_there(&self, cleaning: &Cleaning) -> bool {
-        let state = self.state.borrow();
-        let partition = state.partition(cleaning.request.key);
-        partition.is_some_and(|known| known.created_sequence == cleaning.created_sequence)
+        self.is_same(cleaning.request.key, cleaning.created_sequence)
     }
 
     async fn begin_group(&self, cleaning: &Cleaning) -> Result<Group, StorageError> {
@@ -268,9 +263,21 @@ impl Lane {
             if finished.is_err() {
                 self.abandon_tables(&[id]).await;
             }
-            self.publish_cleaned(cleaning, id, finished?, &replaced, settled)
+            let file_bytes = finished?;
+            let replacement = Replacement {
+                key: cleaning.request.key,
+                created_sequence: cleaning.created_sequence,
+                ranges: &replaced,
+                merges: 0,
+                settled,
+                // What was cleaned away must not be read in memory.
+                drops_batches: true,
+            };
+            self.publish_replacement(&replacement, id, file_bytes)
                 .await?;
-            self.state.borrow_mut().stats.cleaned_away_bytes += removed;
+            let mut state = self.state.borrow_mut();
+            state.stats.cleaned_bytes += file_bytes;
+            state.stats.cleaned_away_bytes += removed;
         } else {
             drop(group.writer);
             self.abandon_tables(&[id]).await;
@@ -286,104 +293,6 @@ impl Lane {
             partition.cleaned_end = partition.cleaned_end.max(settled);
         }
         Ok(())
-    }
-
-    /// Swaps the manifest: from here on the new table's range is the partition's.
-    async fn publish_cleaned(
-        &self,
-        cleaning: &Cleaning,
-        id: u64,
-        file_bytes: u64,
-        replaced: &[TableRange],
-        settled: Option<Offset>,
-    ) -> Result<(), StorageError> {
-        let key = cleaning.request.key;
-        let (entry, manifest) = {
-            let state = self.state.borrow();
-            let live = |range: &TableRange| state.tables.get(&range.table.id());
-            let ends = replaced
-                .iter()
-                .filter_map(live)
-                .map(|live| live.sequence_end);
-            // If all of them are gone the log start has passed them: any end will do.
-            let sequence_end = ends.max().unwrap_or(state.floor.sequence);
-            let entry = TableEntry {
-                id,
-                file_bytes,
-                sequence_end,
-                merges: 0,
-                replaced_parts: Vec::new(),
-                written_ms: replaced.iter().map(|range| range.table.written_ms()).max(),
-            };
-            let mut manifest = state.manifest(state.floor, std::slice::from_ref(&entry));
-            for table in &mut manifest.tables {
-                table.replaced_parts.extend(parts_of(replaced, table.id));
-            }
-            for partition in &mut manifest.partitions {
-                if let Some(settled) = settled.filter(|_| partition.key == key) {
-                    partition.cleaned_end = partition.cleaned_end.max(settled);
-                }
-            }
-            (entry, manifest)
-        };
-        if let Err(error) = self.write_manifest(&manifest).await {
-            self.abandon_after(&error, &[id]).await;
-            return Err(error);
-        }
-        let named = self.name_tables(std::slice::from_ref(&entry)).await?;
-        let mut state = self.state.borrow_mut();
-        state.stats.cleaned_bytes += file_bytes;
-        for table in named {
-            state.install_cleaned(
-                cleaning,
-                LiveTable::new(table, entry.sequence_end, 0),
-                replaced,
-            );
-        }
-        Ok(())
-    }
-}
-
-/// The numbers of the parts of one table among `ranges`.
-fn parts_of(ranges: &[TableRange], table: u64) -> impl Iterator<Item = u32> {
-    let of_table = ranges.iter().filter(move |range| range.table.id() == table);
-    of_table.map(|range| u32::try_from(range.part).expect("fewer than 2^32 parts"))
-}
-
-impl State {
-    fn install_cleaned(
-        &mut self,
-        cleaning: &Cleaning,
-        mut live: LiveTable,
-        replaced: &[TableRange],
-    ) {
-        for (id, known) in &mut self.tables {
-            known.replaced_parts.extend(parts_of(replaced, *id));
-        }
-        let table = Rc::clone(&live.table);
-        let partition = self.partition_mut(cleaning.request.key);
-        let same = partition.filter(|known| known.created_sequence == cleaning.created_sequence);
-        let was_replaced = |range: &TableRange| {
-            let mut all = replaced.iter();
-            all.any(|old| old.table.id() == range.table.id() && old.part == range.part)
-        };
-        let new = TableRange::new(&table, 0);
-        let (old, batches) = same.map_or_else(Default::default, |known| {
-            // What was cleaned away must not be read in memory.
-            let cleaned = replaced.last().map_or(new.start, |range| range.end);
-            (
-                known.replace(was_replaced, new),
-                known.mem.take_below(cleaned),
-            )
-        });
-        self.unneeded.extend(batches);
-        if !old.is_empty() {
-            live.count_in(table.part(0).bytes);
-        }
-        for range in &old {
-            self.release(range);
-        }
-        self.tables.insert(table.id(), live);
     }
 }
 

@@ -58,10 +58,11 @@ impl Lane {
     async fn may_lose_its_name(&self, table: &Table) -> bool {
         match table.hold().await {
             Ok(held) => held,
+            // Without a file nobody can read it anyway.
+            Err(StorageError::Corrupt { .. }) => true,
             Err(error) => {
-                // Nobody can read it any more than this lane can.
-                tracing::warn!(dir = %self.dir.display(), %error, "a table that is removed can't be held for its readers");
-                true
+                tracing::warn!(dir = %self.dir.display(), %error, "a table that is read still can't be held for its readers, and is removed later");
+                false
             }
         }
     }
@@ -69,14 +70,9 @@ impl Lane {
     /// Takes the tables that no partition needs out of the lane; returns those whose files are not removed yet.
     fn take_dead_tables(&self) -> Vec<ObsoleteTable> {
         let mut state = self.state.borrow_mut();
-        let dead: Vec<u64> = state
-            .tables
-            .iter()
-            .filter(|(_, live)| live.live_bytes == 0)
-            .map(|(id, _)| *id)
-            .collect();
+        let dead: Vec<u64> = state.tables.dead().collect();
         for id in dead {
-            let live = state.tables.remove(&id).expect("just found");
+            let live = state.tables.remove(id).expect("just found");
             state.obsolete.push(live.into());
         }
         state.obsolete.clone()

@@ -12,7 +12,8 @@ use std::rc::Rc;
 use streambus_shards::{Buf, File, OpenOptions, disk, wall_ms, yield_if_needed};
 
 use super::Lane;
-use super::state::{LiveTable, State};
+use super::state::State;
+use super::tables::LiveTable;
 use crate::error::StorageError;
 use crate::key::PartitionKey;
 use crate::manifest::{Annotation, Manifest, TableEntry};
@@ -211,7 +212,7 @@ impl Lane {
                     partition.install(TableRange::new(table, at));
                 }
             }
-            state.tables.insert(entry.id, live);
+            state.tables.insert(live);
         }
     }
 

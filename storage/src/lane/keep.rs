@@ -12,6 +12,7 @@ use streambus_shards::yield_if_needed;
 use super::Lane;
 use super::clean::Cleaning;
 use super::flush::flushable;
+use super::gather::Gathering;
 use super::merge::Merging;
 use crate::error::StorageError;
 
@@ -19,6 +20,7 @@ use crate::error::StorageError;
 enum Work {
     Merge(Box<Merging>),
     Clean(Box<Cleaning>),
+    Gather(Box<Gathering>),
 }
 
 impl Work {
@@ -26,7 +28,7 @@ impl Work {
     fn gives_back(&self) -> bool {
         match self {
             Work::Merge(merging) => merging.gives_back(),
-            Work::Clean(_) => false,
+            Work::Clean(_) | Work::Gather(_) => false,
         }
     }
 }
@@ -102,7 +104,8 @@ impl Lane {
     fn begin_work(&self, cleaned_last: bool) -> Option<Work> {
         let merge = |merging| Work::Merge(Box::new(merging));
         let rewrite = self.begin_rewrite().map(merge);
-        let merging = || self.begin_merge().map(merge);
+        let gathering = || Some(Work::Gather(Box::new(self.begin_gathering()?)));
+        let merging = || self.begin_merge().map(merge).or_else(gathering);
         let cleaning = || Some(Work::Clean(Box::new(self.begin_cleaning()?)));
         if cleaned_last {
             rewrite.or_else(merging).or_else(cleaning)
@@ -116,6 +119,7 @@ impl Lane {
             None => return Ok(false),
             Some(Work::Merge(merging)) => self.merge_step(merging).await,
             Some(Work::Clean(cleaning)) => self.clean_step(cleaning).await,
+            Some(Work::Gather(gathering)) => self.gather_step(gathering).await,
         };
         let error = match stepped {
             Ok(true) => return Ok(true),
@@ -129,6 +133,7 @@ impl Lane {
             None => None,
             Some(Work::Merge(merging)) => merging.unreadable(&error),
             Some(Work::Clean(cleaning)) => cleaning.unreadable(&error),
+            Some(Work::Gather(gathering)) => gathering.unreadable(&error),
         };
         let Some(id) = unreadable else {
             return Err(error);
@@ -136,9 +141,7 @@ impl Lane {
         // What can be read of the table is read from where it lies; nothing else suffers.
         tracing::error!(dir = %self.dir.display(), %error, "a table is left as it is");
         self.note_error(&error);
-        if let Some(live) = self.state.borrow_mut().tables.get_mut(&id) {
-            live.unreadable = true;
-        }
+        self.state.borrow_mut().tables.set_unreadable(id);
         self.abandon(work.take()).await;
         Ok(true)
     }
@@ -148,6 +151,7 @@ impl Lane {
             None => {}
             Some(Work::Merge(merging)) => self.abandon_merge(*merging).await,
             Some(Work::Clean(cleaning)) => self.abandon_cleaning(*cleaning).await,
+            Some(Work::Gather(gathering)) => self.abandon_gathering(*gathering).await,
         }
     }
 

@@ -12,16 +12,17 @@ use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use streambus_proto::ids::Offset;
-use streambus_shards::{disk, now};
+use streambus_shards::{Instant, disk, now};
 
 use super::Lane;
-use super::state::{LiveTable, State};
+use super::state::State;
+use super::tables::LiveTable;
 use crate::batch::BatchInfo;
 use crate::error::StorageError;
 use crate::key::PartitionKey;
 use crate::manifest::TableEntry;
 use crate::memtable::MemBatch;
-use crate::merge::{MergeRules, TableFacts, budget, plan};
+use crate::merge::budget;
 use crate::partition::TableRange;
 use crate::table::cursor::TableCursor;
 use crate::table::reader::Table;
@@ -101,14 +102,14 @@ impl Lane {
     /// Begins to rewrite a table that is dead in part.
     pub(super) fn begin_rewrite(&self) -> Option<Merging> {
         let state = self.state.borrow();
-        let live = state.tables_to_rewrite().next()?;
+        let live = state.tables.to_rewrite().next()?;
         Some(state.merging(Purpose::Rewrite, &[live.table.id()], live.merges))
     }
 
     /// Begins the rewrite that gives back most, of those that fit into what is free.
     pub(super) fn begin_rewrite_that_fits(&self) -> Option<Merging> {
         let state = self.state.borrow();
-        let mut tables = state.tables_to_rewrite().peekable();
+        let mut tables = state.tables.to_rewrite().peekable();
         tables.peek()?;
         let free = disk::free_bytes(&self.dir).ok()?;
         let fits = |live: &&LiveTable| {
@@ -123,11 +124,10 @@ impl Lane {
     /// Begins the merge that is due.
     pub(super) fn begin_merge(&self) -> Option<Merging> {
         let state = self.state.borrow();
-        if state.no_space || state.merge_after.is_some_and(|after| now() < after) {
+        if state.merges_rest(now()) {
             return None;
         }
-        let facts: Vec<TableFacts> = state.table_facts().collect();
-        let merge = plan(&facts, state.merge_rules(), state.merge_budget())?;
+        let merge = state.tables.merge_due(state.merge_budget())?;
         // Inputs and outputs are there at once, and the WAL must not starve for it.
         let needed = merge.bytes + 2 * state.config.wal_file_bytes;
         let enough = disk::free_bytes(&self.dir).is_ok_and(|free| free > needed);
@@ -175,7 +175,8 @@ impl Lane {
             let part = input.table().part(piece.part);
             let (start, end) = (part.position, part.position + part.bytes);
             let position = writing.position.unwrap_or(start);
-            let next = copy_some(input, piece, position..end, &mut writing.writer).await?;
+            let copied = Copied::from(piece);
+            let next = copy_some(input, copied, position..end, &mut writing.writer).await?;
             assert!(next > position && next <= end, "a copy that goes nowhere");
             writing.position = (next < end).then_some(next);
             if next == end {
@@ -215,7 +216,7 @@ impl Lane {
             let mut manifest = state.manifest(state.floor, &merging.written);
             manifest.tables.retain(|known| !inputs.contains(&known.id));
             // An input that died meanwhile is gone already.
-            let still = inputs.iter().filter(|id| state.tables.contains_key(id));
+            let still = inputs.iter().filter(|id| state.tables.contains(**id));
             manifest.obsolete.extend(still);
             manifest
         };
@@ -236,7 +237,7 @@ impl Lane {
             state.replace_ranges(&inputs, live);
         }
         for id in &inputs {
-            if let Some(live) = state.tables.remove(id) {
+            if let Some(live) = state.tables.remove(*id) {
                 state.obsolete.push(live.into());
             }
         }
@@ -244,11 +245,31 @@ impl Lane {
     }
 }
 
-/// Copies the batches of a piece from `range.start` on, as far as one read reaches; returns where
+/// What is copied of a part.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Copied {
+    pub(super) key: PartitionKey,
+    /// Batches that end before this are left out.
+    pub(super) log_start: Offset,
+    /// The output has filters on its keys.
+    pub(super) keyed: bool,
+}
+
+impl From<&Piece> for Copied {
+    fn from(piece: &Piece) -> Copied {
+        Copied {
+            key: piece.key,
+            log_start: piece.log_start,
+            keyed: piece.keyed,
+        }
+    }
+}
+
+/// Copies the batches of a part from `range.start` on, as far as one read reaches; returns where
 /// the next one begins.
-async fn copy_some(
+pub(super) async fn copy_some(
     input: &mut TableCursor,
-    piece: &Piece,
+    copied: Copied,
     range: std::ops::Range<u64>,
     writer: &mut TableWriter,
 ) -> Result<u64, StorageError> {
@@ -259,14 +280,14 @@ async fn copy_some(
         if at + info.bytes > bytes.len() {
             break;
         }
-        if info.last_offset >= piece.log_start {
+        if info.last_offset >= copied.log_start {
             let batch = MemBatch {
                 base_offset: info.base_offset,
                 last_offset: info.last_offset,
                 max_timestamp: info.max_timestamp,
                 bytes: bytes.slice(at..at + info.bytes),
             };
-            writer.push(piece.key, &batch, piece.keyed).await?;
+            writer.push(copied.key, &batch, copied.keyed).await?;
         }
         at += info.bytes;
     }
@@ -304,27 +325,12 @@ fn lay_out(mut pieces: Vec<Piece>, own_bytes: u64) -> Vec<Vec<Piece>> {
 }
 
 impl State {
-    fn table_facts(&self) -> impl Iterator<Item = TableFacts> {
-        let readable = self.tables.values().filter(|live| !live.unreadable);
-        readable.map(|live| TableFacts {
-            id: live.table.id(),
-            sequence_end: live.sequence_end,
-            live_bytes: live.live_bytes,
-            live_parts: live.live_parts,
-            merges: live.merges,
-        })
+    /// Whether no merge may begin now.
+    pub(super) fn merges_rest(&self, now: Instant) -> bool {
+        self.no_space || self.merge_after.is_some_and(|after| now < after)
     }
 
-    fn merge_rules(&self) -> MergeRules {
-        MergeRules {
-            fan_in: self.config.merge_fan_in,
-            flush_bytes: self.config.memtable_bytes as u64,
-            own_table_bytes: self.config.hot_table_bytes,
-            table_bytes_max: self.config.merge_table_bytes_max,
-        }
-    }
-
-    fn merge_budget(&self) -> u64 {
+    pub(super) fn merge_budget(&self) -> u64 {
         // One merge of the lowest tier: a flush writes up to two memtables' worth.
         let burst = 2 * self.config.memtable_bytes as u64 * self.config.merge_fan_in as u64;
         let percent = self.config.merge_budget_percent;
@@ -336,21 +342,11 @@ impl State {
         )
     }
 
-    /// Tables with a larger dead share than is allowed.
-    fn tables_to_rewrite(&self) -> impl Iterator<Item = &LiveTable> {
-        let limit = self.config.rewrite_dead_percent;
-        let tables = self.tables.values().filter(|live| !live.unreadable);
-        tables.filter(move |live| {
-            let data = live.table.footer.batch_bytes();
-            live.live_bytes > 0 && live.dead_bytes() * 100 >= data * limit
-        })
-    }
-
     /// A merge of these tables as of now.
     fn merging(&self, purpose: Purpose, ids: &[u64], merges: u32) -> Merging {
         let known = |id: &u64| {
             self.tables
-                .get(id)
+                .get(*id)
                 .expect("tables of a plan are the lane's")
         };
         let mut pieces = Vec::new();
@@ -419,8 +415,7 @@ impl State {
                 live.count_in(part.bytes);
             }
         }
-        let before = self.tables.insert(table.id(), live);
-        assert!(before.is_none(), "table {} was there already", table.id());
+        self.tables.insert(live);
     }
 }
 

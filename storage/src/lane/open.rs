@@ -14,7 +14,8 @@ use streambus_shards::{Buf, DiskError, File, disk, now, rng_u64, wall_ms};
 
 use super::flush::write_manifest;
 use super::reserve::Reserve;
-use super::state::{LiveTable, State};
+use super::state::State;
+use super::tables::LiveTable;
 use super::{Lane, Notify};
 use crate::batch::BatchInfo;
 use crate::cache::BlockCache;
@@ -310,7 +311,7 @@ impl Opening {
                     ranges.push((entry.sequence_end, TableRange::new(&table, at)));
                 }
             }
-            self.state.tables.insert(entry.id, live);
+            self.state.tables.insert(live);
         }
         self.recovery.tables = manifest.tables.len();
         ranges.sort_by_key(|(_, range)| (range.part().key, range.start));
@@ -341,8 +342,7 @@ impl Opening {
         partition.keyed |= !range.part().filters.is_empty();
         let (id, bytes) = (range.table.id(), range.part().bytes);
         partition.ranges.push(range);
-        let live = self.state.tables.get_mut(&id).expect("just opened");
-        live.count_in(bytes);
+        self.state.tables.count_in(id, bytes);
         Ok(())
     }
 

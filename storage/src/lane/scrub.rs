@@ -35,7 +35,7 @@ impl Lane {
     pub fn damage(&self) -> Option<(usize, Damage)> {
         let mut state = self.state.borrow_mut();
         let (table, position, what) = state.current_damage()?;
-        let file = state.tables.get(&table)?.table.path().to_owned();
+        let file = state.tables.get(table)?.table.path().to_owned();
         let first = Damage {
             file,
             position,
@@ -51,7 +51,7 @@ impl Lane {
         };
         let table = {
             let state = self.state.borrow();
-            let mut tables = state.tables.values().map(|live| &live.table);
+            let mut tables = state.tables.iter().map(|live| &live.table);
             tables.find(|table| table.path() == file).cloned()
         };
         if let Some(table) = table {
@@ -62,9 +62,9 @@ impl Lane {
     fn next_step(&self, scrub: &mut Scrub) -> ScrubStep {
         let mut state = self.state.borrow_mut();
         let from = |id| {
-            let (id, live) = state.tables.range(id..).next()?;
+            let live = state.tables.first_from(id)?;
             Some(ScrubTable {
-                id: *id,
+                id: live.table.id(),
                 data_bytes: live.table.footer.data_bytes,
                 file_bytes: live.table.file_bytes,
                 block_bytes: live.table.footer.block_bytes as u64,
@@ -104,7 +104,7 @@ impl Lane {
 
     fn table(&self, id: u64) -> Option<Rc<Table>> {
         let state = self.state.borrow();
-        Some(Rc::clone(&state.tables.get(&id)?.table))
+        Some(Rc::clone(&state.tables.get(id)?.table))
     }
 
     fn note_sound(&self, table: &Table, bytes: &Range<u64>) {
@@ -123,7 +123,7 @@ impl Lane {
         };
         let mut state = self.state.borrow_mut();
         // A table that left the lane meanwhile is nobody's any more.
-        let is_there = state.tables.contains_key(&table.id());
+        let is_there = state.tables.contains(table.id());
         if !is_there || !state.damage.note(table.id(), position, what) {
             return;
         }
@@ -142,7 +142,7 @@ impl State {
     /// The first damaged place among the tables that there are.
     fn current_damage(&mut self) -> Option<(u64, u64, &'static str)> {
         let State { damage, tables, .. } = self;
-        damage.retain_tables(|table| tables.contains_key(&table));
+        damage.retain_tables(|table| tables.contains(table));
         damage.first()
     }
 }

@@ -1,12 +1,13 @@
 //! What a lane decides, without I/O: admission, framing, freezing, what a commit made durable.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::{Rc, Weak};
 
 use streambus_proto::ids::{LeaderEpoch, Offset};
 use streambus_shards::{Buf, File, Instant, wall_ms};
 
 use super::clean::CleanRequest;
+use super::tables::{LiveTable, Tables};
 use crate::batch::BatchInfo;
 use crate::config::LaneConfig;
 use crate::damage::KnownDamage;
@@ -45,64 +46,6 @@ pub(crate) enum Status {
     Closing,
     /// A write failed, or it is closed: nothing is written any more.
     Stopped(String),
-}
-
-/// A table that the lane has, and how much of it is still needed.
-#[derive(Debug)]
-pub(crate) struct LiveTable {
-    pub(crate) table: Rc<Table>,
-    pub(crate) sequence_end: u64,
-    /// Bytes of the parts that some partition's ranges refer to.
-    pub(crate) live_bytes: u64,
-    /// How many parts these are.
-    pub(crate) live_parts: usize,
-    /// How often its bytes were merged since they were flushed.
-    pub(crate) merges: u32,
-    /// Parts whose batches were cleaned into another table: a restart must not take them for its
-    /// partition's.
-    pub(crate) replaced_parts: BTreeSet<u32>,
-    /// A merge could not read it: it stays as it is.
-    pub(crate) unreadable: bool,
-}
-
-impl LiveTable {
-    /// A table that nobody refers to yet.
-    pub(crate) fn new(table: Rc<Table>, sequence_end: u64, merges: u32) -> LiveTable {
-        LiveTable {
-            table,
-            sequence_end,
-            live_bytes: 0,
-            live_parts: 0,
-            merges,
-            replaced_parts: BTreeSet::new(),
-            unreadable: false,
-        }
-    }
-
-    /// Bytes of the parts that nobody refers to.
-    pub(crate) fn dead_bytes(&self) -> u64 {
-        self.table.footer.batch_bytes() - self.live_bytes
-    }
-
-    /// Some partition refers to a part of this many bytes.
-    pub(crate) fn count_in(&mut self, bytes: u64) {
-        self.live_bytes += bytes;
-        self.live_parts += 1;
-        assert!(
-            self.live_bytes <= self.table.footer.batch_bytes(),
-            "more of a table in use than it holds"
-        );
-    }
-
-    /// Some partition refers to such a part no more.
-    pub(crate) fn count_out(&mut self, bytes: u64) {
-        assert!(
-            self.live_bytes >= bytes && self.live_parts > 0,
-            "more of a table released than it holds"
-        );
-        self.live_bytes -= bytes;
-        self.live_parts -= 1;
-    }
 }
 
 /// A table that left the lane, and whose file is not removed yet.
@@ -173,7 +116,7 @@ pub(crate) struct State {
     pub(crate) floor: WalPlace,
     pub(crate) nonce: u64,
     pub(crate) generation: u64,
-    pub(crate) tables: BTreeMap<u64, LiveTable>,
+    pub(crate) tables: Tables,
     pub(crate) next_table_id: u64,
     /// Tables that left the lane and whose files are not removed yet.
     pub(crate) obsolete: Vec<ObsoleteTable>,
@@ -191,6 +134,7 @@ pub(crate) struct State {
 impl State {
     pub(crate) fn new(config: LaneConfig, manifest: &Manifest, buffer: WalBuffer) -> State {
         let durable = buffer.place();
+        let tables = Tables::new(&config);
         State {
             config,
             status: Status::Running,
@@ -214,7 +158,7 @@ impl State {
             floor: manifest.floor,
             nonce: manifest.nonce,
             generation: manifest.generation,
-            tables: BTreeMap::new(),
+            tables,
             next_table_id: manifest.next_table_id,
             obsolete: Vec::new(),
             abandoned: Vec::new(),
@@ -273,10 +217,7 @@ impl State {
 
     /// A range of a table is needed no more.
     pub(crate) fn release(&mut self, range: &TableRange) {
-        self.tables
-            .get_mut(&range.table.id())
-            .expect("ranges name the lane's tables")
-            .count_out(range.part().bytes);
+        self.tables.count_out(range.table.id(), range.part().bytes);
     }
 
     /// Moves a log start up; an unknown partition comes to be with the record of `sequence`.
@@ -617,7 +558,7 @@ impl State {
     /// It knows no partition that began behind its floor: the WAL tells of that. The record that began it may never
     /// become durable, and then its sequence number is given to another.
     pub(crate) fn manifest(&self, floor: WalPlace, new_tables: &[TableEntry]) -> Manifest {
-        let known = self.tables.values().map(|live| TableEntry {
+        let known = self.tables.iter().map(|live| TableEntry {
             id: live.table.id(),
             file_bytes: live.table.file_bytes,
             sequence_end: live.sequence_end,

@@ -80,6 +80,7 @@ pub(super) fn small() -> LaneConfig {
         hot_table_bytes: 24 << 10,
         merge_fan_in: 3,
         merge_table_bytes_max: 150 << 10,
+        gathered_table_bytes: 100 << 10,
         merge_budget_percent: 300,
         commit_bytes_max: 32 << 10,
         cache_bytes: 64 << 10,

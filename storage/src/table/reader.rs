@@ -129,6 +129,20 @@ impl Table {
         }))
     }
 
+    /// A table that nothing can be read of.
+    #[cfg(test)]
+    pub(crate) fn without_file(footer: Footer) -> Table {
+        Table {
+            file_bytes: footer.data_bytes,
+            footer,
+            path: PathBuf::new(),
+            nonce: Nonce(0),
+            written_ms: 0,
+            files: Rc::new(TableFiles::new(1, Rc::default())),
+            held: OnceCell::new(),
+        }
+    }
+
     /// Nothing in it was appended later, by the wall clock, ms.
     pub(crate) fn written_ms(&self) -> i64 {
         self.written_ms

@@ -19,6 +19,7 @@ fn merging() -> LaneConfig {
     LaneConfig {
         hot_table_bytes: 1 << 30,
         merge_table_bytes_max: 1 << 30,
+        gathered_table_bytes: 1 << 30,
         ..small()
     }
 }
@@ -62,7 +63,9 @@ pub(super) fn is_settled(lane: &Lane) -> bool {
     let state = lane.state.borrow();
     let nothing_planned = state.frozen.is_empty() && state.obsolete.is_empty();
     drop(state);
-    nothing_planned && lane.begin_rewrite().is_none() && lane.begin_merge().is_none()
+    let rewrite = lane.begin_rewrite().is_some();
+    let merge = lane.begin_merge().is_some() || lane.begin_gathering().is_some();
+    nothing_planned && !rewrite && !merge
 }
 
 #[test]
@@ -159,6 +162,64 @@ fn a_table_in_between_keeps_ranges_apart() {
 }
 
 #[test]
+fn a_busy_partitions_own_tables_are_gathered() {
+    // Proves that the number of tables of a partition that fills memtables grows with its data by the size of large
+    // tables, that each byte is written once more for it, and that nothing else changes: no batch, nothing of the
+    // partitions whose tables lie in between, and a restart finds the same.
+    let dir = tempfile::tempdir().unwrap();
+    run_alone(async {
+        let (lane, _, _) = started(dir.path(), small()).await;
+        for _ in 0..12 {
+            // Now and then the partition is one of many for a while.
+            fill(&lane, 10, 60).await;
+            fill(&lane, 1, 300).await;
+        }
+        until(&lane, is_settled).await;
+        let stats = lane.stats();
+        let large = small().gathered_table_bytes;
+        let bytes = lane.size_bytes(key(0)).unwrap();
+        assert!(bytes > 40 * large, "{bytes} bytes");
+        let tables = ranges(&lane, 0).len() as u64;
+        // Two large tables' worth may wait, in small ones.
+        let waiting = 2 * large / small().hot_table_bytes + 2;
+        assert!(
+            tables <= bytes / large + waiting,
+            "{tables} ranges, {stats:?}"
+        );
+        assert!(
+            stats.merged_bytes < stats.flushed_bytes * 3 / 2,
+            "{stats:?}"
+        );
+        let sizes: Vec<u64> = ranges(&lane, 0)
+            .iter()
+            .map(|range| range.part().bytes)
+            .collect();
+        let gathered = sizes.iter().filter(|bytes| **bytes >= large).count() as u64;
+        assert!(gathered >= 20, "{sizes:?}");
+        let mut before = Vec::new();
+        for index in 0..10 {
+            before.push(read_all(&lane, key(index), Offset(0), 1 << 20).await);
+        }
+        assert_eq!(before[0].len(), 12 * 306);
+        lane.set_log_start(key(0), Offset(100)).await.unwrap();
+        lane.close().await.unwrap();
+        drop(lane);
+
+        let (lane, _, recovery) = started(dir.path(), small()).await;
+        assert!(recovery.quarantined.is_empty(), "{recovery:?}");
+        assert!(ranges(&lane, 0).len() as u64 <= tables);
+        for (index, before) in (0..10).zip(&before) {
+            let start = lane.log_start(key(index)).unwrap();
+            let after = read_all(&lane, key(index), start, 1 << 20).await;
+            let kept = before.iter().filter(|(base, _)| *base >= start);
+            assert!(kept.eq(&after), "partition {index}");
+        }
+        lane.close().await.unwrap();
+    })
+    .unwrap();
+}
+
+#[test]
 fn a_read_outlives_the_table_it_reads() {
     // Proves that a read that began before a merge ends with the batches it asked for, from the
     // table that has left the lane and the disk.
@@ -218,7 +279,13 @@ fn a_damaged_table_stops_its_merge_and_nothing_else() {
         fill(&lane, 4, 800).await;
         until(&lane, |lane| lane.stats().merges > 0 && is_settled(lane)).await;
         assert!(path.exists(), "the damaged table is kept");
-        let met = lane.state.borrow().tables[&rotten.table.id()].unreadable;
+        let met = lane
+            .state
+            .borrow()
+            .tables
+            .get(rotten.table.id())
+            .unwrap()
+            .unreadable;
         assert!(met, "a merge met the damage");
         assert_eq!(*owner.failed.borrow(), Vec::<String>::new());
         let whole = read_all(&lane, key(2), rotten.end, 1 << 20).await;

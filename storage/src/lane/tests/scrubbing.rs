@@ -86,7 +86,7 @@ fn damage_is_found_told_and_forgotten_when_it_verifies_again() {
         assert_eq!((places, first.file, first.position), expected);
         let footer = {
             let state = lane.state.borrow();
-            let (_, last) = state.tables.last_key_value().unwrap();
+            let last = state.tables.iter().next_back().unwrap();
             let footer = last.table.footer.data_bytes.next_multiple_of(4096);
             (last.table.path().to_owned(), footer)
         };
