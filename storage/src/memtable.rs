@@ -30,6 +30,8 @@ const ENTRY_BYTES: usize = 2 * size_of::<MemBatch>();
 struct Segment {
     memtable: u64,
     batches: VecDeque<MemBatch>,
+    /// No batch that was ever here has a larger one.
+    max_timestamp: i64,
 }
 
 impl Segment {
@@ -76,6 +78,16 @@ impl MemLog {
         unflushed.flat_map(|segment| segment.batches.iter())
     }
 
+    /// For each memtable with batches that begin before `offset`, a bound on their timestamps.
+    pub(crate) fn max_timestamps_before(&self, offset: Offset) -> impl Iterator<Item = i64> {
+        let begins_before = move |segment: &&Segment| {
+            let first = segment.batches.front();
+            first.is_some_and(|batch| batch.base_offset < offset)
+        };
+        let segments = self.segments.iter().take_while(begins_before);
+        segments.map(|segment| segment.max_timestamp)
+    }
+
     /// Whether everything from `offset` on is here.
     pub(crate) fn reaches(&self, offset: Offset) -> bool {
         let oldest = self
@@ -104,9 +116,13 @@ impl MemLog {
             bytes: batch.bytes,
         };
         match self.segments.back_mut() {
-            Some(last) if last.memtable == memtable => last.batches.push_back(batch),
+            Some(last) if last.memtable == memtable => {
+                last.max_timestamp = last.max_timestamp.max(batch.max_timestamp);
+                last.batches.push_back(batch);
+            }
             _ => self.segments.push_back(Segment {
                 memtable,
+                max_timestamp: batch.max_timestamp,
                 batches: VecDeque::from([batch]),
             }),
         }

@@ -14,7 +14,11 @@ use super::Lane;
 use crate::batch::BatchInfo;
 use crate::error::StorageError;
 use crate::key::PartitionKey;
+use crate::memtable::MemBatch;
 use crate::partition::{Partition, TableRange};
+
+/// Batches in memory that are looked at before others get the core: some 50 us.
+pub(super) const BATCHES_AT_ONCE: usize = 8_192;
 
 /// A record that was looked up by its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,10 +117,8 @@ impl Lane {
         };
         let ranges = partition.ranges.iter();
         let tables = ranges.map(|range| range.part().max_timestamp);
-        let memory = partition.mem.iter();
-        let memory = memory.take_while(|batch| batch.base_offset < upto);
-        let largest = tables.chain(memory.map(|batch| batch.max_timestamp)).max();
-        largest.unwrap_or(-1)
+        let memory = partition.mem.max_timestamps_before(upto);
+        tables.chain(memory).max().unwrap_or(-1)
     }
 
     /// The first batch that ends behind `from` and the log start and claims a record at or after `timestamp`.
@@ -126,7 +128,11 @@ impl Lane {
         mut from: Offset,
         timestamp: i64,
     ) -> Result<Option<BatchHit>, StorageError> {
+        // What is appended meanwhile is not sought: the search would follow it without end.
+        let end = self.log_end(key);
+        let end = end.ok_or(StorageError::UnknownPartition(key))?;
         loop {
+            yield_if_needed().await;
             let range = {
                 let state = self.state.borrow();
                 let partition = state.partition(key);
@@ -147,8 +153,20 @@ impl Lane {
                     }
                     None => {
                         let flushed_end = partition.ranges.last().map_or(from, |range| range.end);
-                        let unflushed = from.max(flushed_end)..partition.log_end;
-                        return Ok(memory_hit(partition, unflushed, timestamp));
+                        let unflushed = from.max(flushed_end)..end.min(partition.log_end);
+                        let batches = batches_within(partition, unflushed);
+                        let mut last = None;
+                        for batch in batches.take(BATCHES_AT_ONCE) {
+                            if batch.max_timestamp >= timestamp {
+                                return Ok(Some(BatchHit::from(batch)));
+                            }
+                            last = Some(batch.last_offset);
+                        }
+                        let Some(last) = last else {
+                            return Ok(None);
+                        };
+                        from = last.next();
+                        continue;
                     }
                 }
             };
@@ -233,13 +251,28 @@ fn hit_in_kept(
     })
 }
 
+/// Of one stride of an index, which bounds how many there are.
 fn memory_hit(partition: &Partition, offsets: Range<Offset>, timestamp: i64) -> Option<BatchHit> {
-    let batches = partition.mem.batches_from(offsets.start);
-    let mut batches = batches.take_while(|batch| batch.base_offset < offsets.end);
+    let mut batches = batches_within(partition, offsets);
     let batch = batches.find(|batch| batch.max_timestamp >= timestamp)?;
-    Some(BatchHit {
-        base_offset: batch.base_offset,
-        next_offset: Offset(batch.last_offset.0 + 1),
-        batch: batch.bytes.clone(),
-    })
+    Some(BatchHit::from(batch))
+}
+
+/// Batches in memory that begin within these offsets, and the one that the first of them lies in.
+fn batches_within(
+    partition: &Partition,
+    offsets: Range<Offset>,
+) -> impl Iterator<Item = &MemBatch> {
+    let batches = partition.mem.batches_from(offsets.start);
+    batches.take_while(move |batch| batch.base_offset < offsets.end)
+}
+
+impl From<&MemBatch> for BatchHit {
+    fn from(batch: &MemBatch) -> BatchHit {
+        BatchHit {
+            base_offset: batch.base_offset,
+            next_offset: batch.last_offset.next(),
+            batch: batch.bytes.clone(),
+        }
+    }
 }

@@ -215,6 +215,43 @@ fn the_latest_record_is_found_at_the_ends_of_the_type() {
 }
 
 #[test]
+fn a_search_through_memory_goes_on_from_step_to_step() {
+    // Proves that what lies at the ends of the steps in which memory is searched is found, and what lies behind the
+    // bound is not.
+    let dir = tempfile::tempdir().unwrap();
+    run_alone(async {
+        let config = LaneConfig {
+            wal_file_bytes: 64 << 20,
+            memtable_bytes: 128 << 20,
+            ..small()
+        };
+        let (lane, _, _) = started(dir.path(), config).await;
+        let step = i64::try_from(crate::lane::times::BATCHES_AT_ONCE).unwrap();
+        let mut end = Offset(0);
+        for nth in 0..3 * step {
+            // One late batch at the end of the first step, one at the start of the third.
+            let late = nth == step - 1 || nth == 2 * step;
+            let timestamp = if late { 20 + nth } else { 10 };
+            end = append(&lane, key(0), &timed(&[timestamp])).await;
+            streambus_shards::yield_if_needed().await;
+        }
+        durable(&lane, key(0), end).await;
+        let cases = [
+            (Some(11), Some((step - 1, 19 + step))),
+            (Some(20 + step), Some((2 * step, 20 + 2 * step))),
+            (Some(21 + 2 * step), None),
+            (None, Some((2 * step, 20 + 2 * step))),
+        ];
+        finds(&lane, "all", &cases).await;
+        let before = Offset(2 * step);
+        let found = lane.offset_for_timestamp(key(0), 20 + step, before).await;
+        assert_eq!(found.unwrap(), None);
+        lane.close().await.unwrap();
+    })
+    .unwrap();
+}
+
+#[test]
 fn a_log_start_that_moves_past_the_look_up_is_no_error() {
     // Proves that a look-up goes on behind a log start that moved while it read a table.
     let dir = tempfile::tempdir().unwrap();
