@@ -253,36 +253,26 @@ async fn answer(
         }
         ApiKey::DescribeQuorum => {
             let request: DescribeQuorumRequest<'_> = read(body, version)?;
-            let (listener, now_ms) = (view.listener(), wall_ms());
-            let described = broker
-                .shard
-                .image(|image| quorum::describe_quorum(image, view, listener, &request, now_ms));
-            reply_to.with(&described)?
+            reply_to.with(
+                &quorum::describe_quorum(host, view, view.listener(), &request, wall_ms()).await,
+            )?
         }
         ApiKey::ElectLeaders => {
             let request: ElectLeadersRequest<'_> = read(body, version)?;
-            let elected = broker
-                .shard
-                .image(|image| replicas::elect_leaders(image, &request, version));
-            reply_to.with(&elected)?
+            reply_to.with(&replicas::elect_leaders(host, &request, version).await)?
         }
         ApiKey::ListPartitionReassignments => {
             reply_to.with(&replicas::list_partition_reassignments())?
         }
         ApiKey::AlterPartitionReassignments => {
             let request: AlterPartitionReassignmentsRequest<'_> = read(body, version)?;
-            let altered = broker
-                .shard
-                .image(|image| replicas::alter_partition_reassignments(image, view, &request));
+            let altered = replicas::alter_partition_reassignments(host, view, &request).await;
             reply_to.with(&altered)?
         }
         ApiKey::AlterReplicaLogDirs => {
             let request: AlterReplicaLogDirsRequest<'_> = read(body, version)?;
             let dir = &broker.config.data.dir;
-            let altered = broker
-                .shard
-                .image(|image| replicas::alter_replica_log_dirs(image, &request, dir));
-            reply_to.with(&altered)?
+            reply_to.with(&replicas::alter_replica_log_dirs(host, &request, dir).await)?
         }
         ApiKey::UpdateFeatures => {
             let request: UpdateFeaturesRequest<'_> = read(body, version)?;
@@ -293,11 +283,11 @@ async fn answer(
         ApiKey::DescribeAcls => reply_to.with(&security::describe_acls())?,
         ApiKey::CreateAcls => {
             let request: CreateAclsRequest<'_> = read(body, version)?;
-            reply_to.with(&security::create_acls(&request))?
+            reply_to.with(&security::create_acls(&request).await)?
         }
         ApiKey::DeleteAcls => {
             let request: DeleteAclsRequest<'_> = read(body, version)?;
-            reply_to.with(&security::delete_acls(&request))?
+            reply_to.with(&security::delete_acls(&request).await)?
         }
         api => {
             return Err(Refused::NotServed {

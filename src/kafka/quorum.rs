@@ -5,41 +5,29 @@ use streambus_proto::messages::DescribeQuorumRequest;
 use streambus_proto::messages::describe_quorum_response::{
     DescribeQuorumResponse, Listener, Node, PartitionData, ReplicaState, TopicData,
 };
+use streambus_shards::yield_if_needed;
 
-use super::topics::told;
+use super::admin::Host;
 use crate::metadata::routing::Routing;
-use crate::metadata::{Image, Refusal, topic_name};
+use crate::metadata::topic_name;
 
 /// The controller of one node never changes, so its first term is its only one.
 const LEADER_EPOCH: i32 = 1;
 
 /// `DescribeQuorum`. `now_ms` is the wall clock: a leader is always caught up with itself.
-pub(crate) fn describe_quorum(
-    image: &Image,
+pub(crate) async fn describe_quorum(
+    host: &impl Host,
     routing: &impl Routing,
     listener: &str,
     request: &DescribeQuorumRequest<'_>,
     now_ms: i64,
 ) -> DescribeQuorumResponse<'static> {
     // Kafka answers for the one partition of the metadata log, and refuses every other list whole.
-    let asked: Vec<(String, Vec<i32>)> = request
-        .topics
-        .iter()
-        .map(|topic| {
-            let partitions = topic.partitions.iter();
-            let indexes = partitions.map(|partition| partition.partition_index);
-            (topic.topic_name.into_owned(), indexes.collect())
-        })
-        .collect();
-    let is_metadata_log = matches!(
-        asked.as_slice(),
-        [(name, indexes)] if name == topic_name::METADATA_LOG && *indexes == [0]
-    );
-    if !is_metadata_log {
-        return unknown(asked);
+    if !is_metadata_log(request) {
+        return unknown(request).await;
     }
+    let log_end = host.image(|image| i64::try_from(image.index().0).unwrap_or(i64::MAX));
     let controller = routing.controller();
-    let log_end = i64::try_from(image.index().0).unwrap_or(i64::MAX);
     let voter = ReplicaState {
         replica_id: controller.0,
         log_end_offset: log_end,
@@ -78,24 +66,37 @@ pub(crate) fn describe_quorum(
     }
 }
 
-fn unknown(asked: Vec<(String, Vec<i32>)>) -> DescribeQuorumResponse<'static> {
-    let message = "This server does not host this topic-partition.";
-    let partition = |partition_index| {
-        let refusal = Refusal::new(ErrorCode::UnknownTopicOrPartition, message);
-        let (error_code, error_message) = told(Err(refusal));
-        PartitionData {
-            partition_index,
-            error_code,
-            error_message: error_message.map(Into::into),
-            ..PartitionData::default()
-        }
+fn is_metadata_log(request: &DescribeQuorumRequest<'_>) -> bool {
+    let mut topics = request.topics.iter();
+    let (Some(topic), None) = (topics.next(), topics.next()) else {
+        return false;
     };
-    let topics = asked.into_iter().map(|(name, indexes)| TopicData {
-        topic_name: name.into(),
-        partitions: indexes.into_iter().map(partition).collect(),
-    });
+    let mut partitions = topic.partitions.iter();
+    let only = (partitions.next(), partitions.next());
+    topic.topic_name == topic_name::METADATA_LOG
+        && matches!(only, (Some(partition), None) if partition.partition_index == 0)
+}
+
+async fn unknown(request: &DescribeQuorumRequest<'_>) -> DescribeQuorumResponse<'static> {
+    let mut topics = Vec::with_capacity(request.topics.len());
+    for topic in &request.topics {
+        let mut partitions = Vec::with_capacity(topic.partitions.len());
+        for partition in &topic.partitions {
+            yield_if_needed().await;
+            partitions.push(PartitionData {
+                partition_index: partition.partition_index,
+                error_code: ErrorCode::UnknownTopicOrPartition.into(),
+                error_message: Some("This server does not host this topic-partition.".into()),
+                ..PartitionData::default()
+            });
+        }
+        topics.push(TopicData {
+            topic_name: topic.topic_name.into_owned().into(),
+            partitions: partitions.into(),
+        });
+    }
     DescribeQuorumResponse {
-        topics: topics.collect(),
+        topics: topics.into(),
         ..DescribeQuorumResponse::default()
     }
 }
@@ -103,9 +104,24 @@ fn unknown(asked: Vec<(String, Vec<i32>)>) -> DescribeQuorumResponse<'static> {
 #[cfg(test)]
 mod tests {
     use streambus_proto::messages::describe_quorum_request as asked;
+    use streambus_shards::run_alone;
 
     use super::*;
-    use crate::kafka::test_host::{TwoCores, image};
+    use crate::kafka::test_host::{TestHost, TwoCores};
+
+    fn answer(
+        topics: &[(&'static str, &[i32])],
+        now_ms: i64,
+    ) -> (DescribeQuorumResponse<'static>, i64) {
+        let request = ask(topics);
+        let answered = run_alone(async move {
+            let host = TestHost::new(&[("a", 1), ("b", 1)]);
+            let answer = describe_quorum(&host, &TwoCores, "main", &request, now_ms).await;
+            let end = host.image(|image| image.index().0);
+            (answer, i64::try_from(end).expect("small"))
+        });
+        answered.expect("an executor")
+    }
 
     fn ask(topics: &[(&'static str, &[i32])]) -> DescribeQuorumRequest<'static> {
         let topics = topics.iter().map(|(name, indexes)| asked::TopicData {
@@ -125,9 +141,7 @@ mod tests {
     #[test]
     fn the_controller_is_the_only_voter() {
         // Proves leader, voter, end of the log and the controller's address.
-        let image = image(&[("a", 1), ("b", 1)]);
-        let request = ask(&[("__cluster_metadata", &[0])]);
-        let answer = describe_quorum(&image, &TwoCores, "main", &request, 77);
+        let (answer, end) = answer(&[("__cluster_metadata", &[0])], 77);
         let topic = answer.topics.iter().next().expect("the metadata log");
         let partition = topic.partitions.iter().next().expect("its partition");
         assert_eq!((partition.error_code, partition.leader_id), (0, 0));
@@ -136,7 +150,6 @@ mod tests {
         let [voter] = voters.as_slice() else {
             panic!("{voters:?}");
         };
-        let end = i64::try_from(image.index().0).expect("small");
         assert!(end > 0);
         assert_eq!((partition.high_watermark, voter.log_end_offset), (end, end));
         assert_eq!((voter.replica_id, voter.last_caught_up_timestamp), (0, 77));
@@ -149,14 +162,13 @@ mod tests {
     #[test]
     fn other_lists_are_refused_whole() {
         // Proves the error for each partition that is asked for, in place of an answer for one of them.
-        let image = image(&[("a", 1)]);
         for (topics, expected) in [
             (&[("a", &[0][..])][..], vec![3]),
             (&[("__cluster_metadata", &[1][..])][..], vec![3]),
             (&[("__cluster_metadata", &[0, 1][..])][..], vec![3, 3]),
             (&[][..], vec![]),
         ] {
-            let answer = describe_quorum(&image, &TwoCores, "main", &ask(topics), 0);
+            let (answer, _) = answer(topics, 0);
             let codes: Vec<i16> = answer
                 .topics
                 .iter()

@@ -19,8 +19,10 @@ use streambus_proto::messages::list_partition_reassignments_response::ListPartit
 use streambus_proto::messages::{
     AlterPartitionReassignmentsRequest, AlterReplicaLogDirsRequest, ElectLeadersRequest,
 };
+use streambus_proto::wire::Array;
+use streambus_shards::yield_if_needed;
 
-use super::admin::shown;
+use super::admin::{Host, shown};
 use super::topics::told;
 use crate::metadata::routing::Routing;
 use crate::metadata::{Image, Refusal};
@@ -30,60 +32,56 @@ use crate::metadata::{Image, Refusal};
 const ELECTION_TYPES: std::ops::RangeInclusive<i8> = 0..=1;
 
 /// `ElectLeaders`: the only replica leads already.
-pub(crate) fn elect_leaders(
-    image: &Image,
+pub(crate) async fn elect_leaders(
+    host: &impl Host,
     request: &ElectLeadersRequest<'_>,
     version: i16,
 ) -> ElectLeadersResponse<'static> {
     let known_type = version == 0 || ELECTION_TYPES.contains(&request.election_type);
-    let outcome = |topic: &str, partition: i32| -> Refusal {
-        if !known_type {
-            let message = format!("Unknown election type {}", request.election_type);
-            return Refusal::new(ErrorCode::InvalidRequest, message);
-        }
-        let unknown = |what: String| Refusal::new(ErrorCode::UnknownTopicOrPartition, what);
-        match image.topic(topic) {
-            None => unknown(format!("No such topic as {}", shown(topic))),
-            Some(found) if found.partition(partition).is_none() => {
-                unknown(format!("No such partition as {}-{partition}", shown(topic)))
-            }
-            Some(_) => Refusal::new(
-                ErrorCode::ElectionNotNeeded,
-                "Leader election not needed for topic partition.",
-            ),
-        }
-    };
-    let result = |topic: String, partitions: Vec<i32>| {
-        let results = partitions.into_iter().map(|partition_id| {
-            let (error_code, error_message) = told(Err(outcome(&topic, partition_id)));
-            PartitionResult {
-                partition_id,
-                error_code,
-                error_message: error_message.map(Into::into),
-            }
-        });
-        ReplicaElectionResult {
-            partition_result: results.collect(),
-            topic: topic.into(),
-        }
-    };
-    let (is_empty, results): (bool, Vec<_>) = match &request.topic_partitions {
+    let mut results = Vec::new();
+    match &request.topic_partitions {
         Some(topics) => {
-            let topics = topics.iter();
-            let results = topics
-                .map(|topic| result(topic.topic.into_owned(), topic.partitions.iter().collect()));
-            let results: Vec<_> = results.collect();
-            (results.is_empty(), results)
+            for topic in topics {
+                let name = topic.topic.into_owned();
+                let mut partitions = Vec::with_capacity(topic.partitions.len());
+                for partition_id in &topic.partitions {
+                    yield_if_needed().await;
+                    let refusal = if known_type {
+                        host.image(|image| no_election(image, &name, partition_id))
+                    } else {
+                        let message = format!("Unknown election type {}", request.election_type);
+                        Refusal::new(ErrorCode::InvalidRequest, message)
+                    };
+                    let (error_code, error_message) = told(Err(refusal));
+                    partitions.push(PartitionResult {
+                        partition_id,
+                        error_code,
+                        error_message: error_message.map(Into::into),
+                    });
+                }
+                results.push(ReplicaElectionResult {
+                    partition_result: partitions.into(),
+                    topic: name.into(),
+                });
+            }
         }
         // No list means all partitions, of which Kafka names those that got a new leader.
         None if known_type => {
-            let topics = image.topics();
-            let results = topics.map(|topic| result(topic.name.to_string(), Vec::new()));
-            (false, results.collect())
+            results = host.image(|image| {
+                let topics = image.topics().map(|topic| ReplicaElectionResult {
+                    topic: topic.name.to_string().into(),
+                    ..ReplicaElectionResult::default()
+                });
+                topics.collect()
+            });
         }
-        None => (false, Vec::new()),
-    };
-    let code = if known_type || is_empty {
+        None => {}
+    }
+    let asks_for_none = request
+        .topic_partitions
+        .as_ref()
+        .is_some_and(Array::is_empty);
+    let code = if known_type || asks_for_none {
         ErrorCode::None
     } else {
         ErrorCode::InvalidRequest
@@ -92,6 +90,21 @@ pub(crate) fn elect_leaders(
         error_code: code.into(),
         replica_election_results: results.into(),
         ..ElectLeadersResponse::default()
+    }
+}
+
+/// Why a partition gets no new leader.
+fn no_election(image: &Image, topic: &str, partition: i32) -> Refusal {
+    let unknown = |what: String| Refusal::new(ErrorCode::UnknownTopicOrPartition, what);
+    match image.topic(topic) {
+        None => unknown(format!("No such topic as {}", shown(topic))),
+        Some(found) if found.partition(partition).is_none() => {
+            unknown(format!("No such partition as {}-{partition}", shown(topic)))
+        }
+        Some(_) => Refusal::new(
+            ErrorCode::ElectionNotNeeded,
+            "Leader election not needed for topic partition.",
+        ),
     }
 }
 
@@ -105,33 +118,37 @@ pub(crate) fn list_partition_reassignments() -> ListPartitionReassignmentsRespon
 
 /// `AlterPartitionReassignments`: a partition can be assigned to the broker that has it, which
 /// changes nothing, and to no other.
-pub(crate) fn alter_partition_reassignments(
-    image: &Image,
+pub(crate) async fn alter_partition_reassignments(
+    host: &impl Host,
     routing: &impl Routing,
     request: &AlterPartitionReassignmentsRequest<'_>,
 ) -> AlterPartitionReassignmentsResponse<'static> {
-    let responses = request.topics.iter().map(|topic| {
+    let mut responses = Vec::with_capacity(request.topics.len());
+    for topic in &request.topics {
         let name = topic.name.into_owned();
-        let partitions = topic.partitions.iter().map(|partition| {
-            let (error_code, error_message) = told(reassign(image, routing, &name, &partition));
-            ReassignablePartitionResponse {
+        let mut partitions = Vec::with_capacity(topic.partitions.len());
+        for partition in &topic.partitions {
+            yield_if_needed().await;
+            let outcome = host.image(|image| reassign(image, routing, &name, &partition));
+            let (error_code, error_message) = told(outcome);
+            partitions.push(ReassignablePartitionResponse {
                 partition_index: partition.partition_index,
                 error_code,
                 // Kafka's exception for a partition that is not being moved has no text.
                 error_message: error_message
                     .filter(|message| !message.is_empty())
                     .map(Into::into),
-            }
-        });
-        ReassignableTopicResponse {
-            partitions: partitions.collect(),
-            name: name.into(),
+            });
         }
-    });
+        responses.push(ReassignableTopicResponse {
+            partitions: partitions.into(),
+            name: name.into(),
+        });
+    }
     AlterPartitionReassignmentsResponse {
         allow_replication_factor_change: request.allow_replication_factor_change,
         error_message: None,
-        responses: responses.collect(),
+        responses: responses.into(),
         ..AlterPartitionReassignmentsResponse::default()
     }
 }
@@ -184,33 +201,38 @@ fn reassign(
 }
 
 /// `AlterReplicaLogDirs`: the data directory is the only one, and every partition is in it.
-pub(crate) fn alter_replica_log_dirs(
-    image: &Image,
+pub(crate) async fn alter_replica_log_dirs(
+    host: &impl Host,
     request: &AlterReplicaLogDirsRequest<'_>,
     data_dir: &str,
 ) -> AlterReplicaLogDirsResponse<'static> {
     let mut results = Vec::new();
     for dir in &request.dirs {
         let known_dir = dir.path == data_dir;
-        results.extend(dir.topics.iter().map(|topic| {
-            let found = image.topic(&topic.name);
-            let partitions = topic.partitions.iter().map(|partition_index| {
-                let there = found.is_some_and(|topic| topic.partition(partition_index).is_some());
+        for topic in &dir.topics {
+            let name = topic.name.into_owned();
+            let mut partitions = Vec::with_capacity(topic.partitions.len());
+            for partition_index in &topic.partitions {
+                yield_if_needed().await;
+                let there = host.image(|image| {
+                    let topic = image.topic(&name);
+                    topic.is_some_and(|topic| topic.partition(partition_index).is_some())
+                });
                 let code = match (known_dir, there) {
                     (false, _) => ErrorCode::LogDirNotFound,
                     (true, false) => ErrorCode::UnknownTopicOrPartition,
                     (true, true) => ErrorCode::None,
                 };
-                AlterReplicaLogDirPartitionResult {
+                partitions.push(AlterReplicaLogDirPartitionResult {
                     partition_index,
                     error_code: code.into(),
-                }
-            });
-            AlterReplicaLogDirTopicResult {
-                partitions: partitions.collect(),
-                topic_name: topic.name.clone().into_owned().into(),
+                });
             }
-        }));
+            results.push(AlterReplicaLogDirTopicResult {
+                partitions: partitions.into(),
+                topic_name: name.into(),
+            });
+        }
     }
     AlterReplicaLogDirsResponse {
         results: results.into(),

@@ -8,6 +8,7 @@ use streambus_proto::messages::describe_acls_response::DescribeAclsResponse;
 use streambus_proto::messages::sasl_authenticate_response::SaslAuthenticateResponse;
 use streambus_proto::messages::sasl_handshake_response::SaslHandshakeResponse;
 use streambus_proto::messages::{CreateAclsRequest, DeleteAclsRequest};
+use streambus_shards::yield_if_needed;
 
 /// `SaslHandshake` on a plain-text listener: refused, as Kafka does. The client fails at once instead
 /// of waiting for an answer.
@@ -40,26 +41,34 @@ pub(crate) fn describe_acls() -> DescribeAclsResponse<'static> {
 const NO_AUTHORIZER: &str = "No Authorizer is configured.";
 
 /// `CreateAcls` without an authorizer: each one is refused.
-pub(crate) fn create_acls(request: &CreateAclsRequest<'_>) -> CreateAclsResponse<'static> {
-    let refused = |_| AclCreationResult {
-        error_code: ErrorCode::SecurityDisabled.into(),
-        error_message: Some(NO_AUTHORIZER.into()),
-    };
+pub(crate) async fn create_acls(request: &CreateAclsRequest<'_>) -> CreateAclsResponse<'static> {
+    let mut results = Vec::with_capacity(request.creations.len());
+    for _ in &request.creations {
+        yield_if_needed().await;
+        results.push(AclCreationResult {
+            error_code: ErrorCode::SecurityDisabled.into(),
+            error_message: Some(NO_AUTHORIZER.into()),
+        });
+    }
     CreateAclsResponse {
-        results: request.creations.iter().map(refused).collect(),
+        results: results.into(),
         ..CreateAclsResponse::default()
     }
 }
 
 /// `DeleteAcls` without an authorizer: each filter is refused.
-pub(crate) fn delete_acls(request: &DeleteAclsRequest<'_>) -> DeleteAclsResponse<'static> {
-    let refused = |_| DeleteAclsFilterResult {
-        error_code: ErrorCode::SecurityDisabled.into(),
-        error_message: Some(NO_AUTHORIZER.into()),
-        ..DeleteAclsFilterResult::default()
-    };
+pub(crate) async fn delete_acls(request: &DeleteAclsRequest<'_>) -> DeleteAclsResponse<'static> {
+    let mut results = Vec::with_capacity(request.filters.len());
+    for _ in &request.filters {
+        yield_if_needed().await;
+        results.push(DeleteAclsFilterResult {
+            error_code: ErrorCode::SecurityDisabled.into(),
+            error_message: Some(NO_AUTHORIZER.into()),
+            ..DeleteAclsFilterResult::default()
+        });
+    }
     DeleteAclsResponse {
-        filter_results: request.filters.iter().map(refused).collect(),
+        filter_results: results.into(),
         ..DeleteAclsResponse::default()
     }
 }
@@ -68,6 +77,7 @@ pub(crate) fn delete_acls(request: &DeleteAclsRequest<'_>) -> DeleteAclsResponse
 mod tests {
     use streambus_proto::messages::create_acls_request::AclCreation;
     use streambus_proto::messages::delete_acls_request::DeleteAclsFilter;
+    use streambus_shards::run_alone;
 
     use super::*;
 
@@ -77,13 +87,13 @@ mod tests {
         let creations = CreateAclsRequest {
             creations: vec![AclCreation::default(), AclCreation::default()].into(),
         };
-        let created = create_acls(&creations);
+        let created = run_alone(async move { create_acls(&creations).await }).expect("an executor");
         let codes: Vec<i16> = created.results.iter().map(|one| one.error_code).collect();
         assert_eq!(codes, [54, 54]);
         let filters = DeleteAclsRequest {
             filters: vec![DeleteAclsFilter::default()].into(),
         };
-        let deleted = delete_acls(&filters);
+        let deleted = run_alone(async move { delete_acls(&filters).await }).expect("an executor");
         let found: Vec<(i16, usize)> = deleted
             .filter_results
             .iter()

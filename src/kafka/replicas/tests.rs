@@ -3,15 +3,15 @@ use streambus_proto::messages::alter_replica_log_dirs_request::{
     AlterReplicaLogDir, AlterReplicaLogDirTopic,
 };
 use streambus_proto::messages::elect_leaders_request::TopicPartitions;
+use streambus_shards::run_alone;
 
 use super::*;
-use crate::kafka::test_host::{TwoCores, image};
+use crate::kafka::test_host::{TestHost, TwoCores};
 
 #[test]
 fn no_election_is_needed() {
     // Proves the outcome of each kind of partition and election, the code of the whole answer, and that
     // a request for all partitions names no partition.
-    let image = image(&[("a", 2)]);
     let elect = |election_type, topics: Option<Vec<(&'static str, Vec<i32>)>>, version| {
         let topics = topics.map(|topics| {
             let topics = topics
@@ -27,7 +27,10 @@ fn no_election_is_needed() {
             topic_partitions: topics,
             ..ElectLeadersRequest::default()
         };
-        let answer = elect_leaders(&image, &request, version);
+        let answer = run_alone(async move {
+            elect_leaders(&TestHost::new(&[("a", 2)]), &request, version).await
+        });
+        let answer = answer.expect("an executor");
         let results = answer.replica_election_results.iter();
         let results: Vec<(String, Vec<i16>)> = results
             .map(|topic| {
@@ -58,9 +61,10 @@ fn no_election_is_needed() {
 #[test]
 fn a_partition_can_only_be_assigned_to_where_it_is() {
     // Proves each refusal with its sentence, and that the present place is accepted.
-    let image = image(&[("a", 2)]);
-    let place = image.topic("a").and_then(|topic| topic.partition(0));
-    let here = TwoCores.leader_of(place.expect("it is there")).0;
+    let here = TestHost::new(&[("a", 2)]).image(|image| {
+        let place = image.topic("a").and_then(|topic| topic.partition(0));
+        TwoCores.leader_of(place.expect("it is there")).0
+    });
     let other = 1 - here;
     for (topic, index, replicas, code, part) in [
         ("a", 0, Some(vec![here]), 0, ""),
@@ -85,7 +89,11 @@ fn a_partition_can_only_be_assigned_to_where_it_is() {
             .into(),
             ..AlterPartitionReassignmentsRequest::default()
         };
-        let answer = alter_partition_reassignments(&image, &TwoCores, &request);
+        let answer = run_alone(async move {
+            let host = TestHost::new(&[("a", 2)]);
+            alter_partition_reassignments(&host, &TwoCores, &request).await
+        });
+        let answer = answer.expect("an executor");
         let topics: Vec<_> = answer.responses.iter().collect();
         let partitions: Vec<_> = topics[0].partitions.iter().collect();
         let message = partitions[0].error_message.clone().unwrap_or_default();
@@ -103,7 +111,6 @@ fn a_partition_can_only_be_assigned_to_where_it_is() {
 #[test]
 fn replicas_stay_in_the_data_directory() {
     // Proves that the data directory takes what it has, and that no other directory is known.
-    let image = image(&[("a", 1)]);
     for (path, codes) in [("/data", [0, 3]), ("/other", [57, 57])] {
         let topic = AlterReplicaLogDirTopic {
             name: "a".into(),
@@ -116,7 +123,10 @@ fn replicas_stay_in_the_data_directory() {
             }]
             .into(),
         };
-        let answer = alter_replica_log_dirs(&image, &request, "/data");
+        let answer = run_alone(async move {
+            alter_replica_log_dirs(&TestHost::new(&[("a", 1)]), &request, "/data").await
+        });
+        let answer = answer.expect("an executor");
         let topics: Vec<_> = answer.results.iter().collect();
         let found: Vec<i16> = topics[0]
             .partitions
