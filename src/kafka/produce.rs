@@ -15,7 +15,8 @@ use streambus_storage::PartitionKey;
 use super::broker::Broker;
 use super::dispatch::{Answer, Refused};
 use super::response::ReplyTo;
-use crate::metadata::Image;
+use crate::metadata::{Image, topic_name};
+use crate::partition::refusals::TopicRef;
 use crate::shard::nanos;
 use crate::shard::op::{AppendItem, AppendOutcome, AppendRefusal};
 
@@ -118,14 +119,25 @@ fn places(
         let mut topics = Vec::with_capacity(request.topic_data.len());
         // Kafka takes a partition once a request; a second batch for it would break its order.
         let mut seen: FxHashSet<PartitionKey> = FxHashSet::default();
+        let mut remembered = 0;
         for data in &request.topic_data {
             let found = find(image, &data);
             let mut partitions = Vec::with_capacity(data.partition_data.len());
             for partition in &data.partition_data {
                 let place = match (found, partition.records.bytes()) {
                     _ if !valid_acks => Place::Refused(ErrorCode::InvalidRequiredAcks),
-                    (Err(code), _) => Place::Refused(code),
-                    (Ok((_, count)), _) if !(0..count).contains(&partition.index) => {
+                    (Err(code), records) => {
+                        if remembered < REMEMBERED_MAX {
+                            remember_refused(broker, &data, partition.index, records);
+                            remembered += 1;
+                        }
+                        Place::Refused(code)
+                    }
+                    (Ok((_, count)), records) if !(0..count).contains(&partition.index) => {
+                        if remembered < REMEMBERED_MAX {
+                            remember_refused(broker, &data, partition.index, records);
+                            remembered += 1;
+                        }
                         Place::Refused(ErrorCode::UnknownTopicOrPartition)
                     }
                     (Ok(_), None) => Place::Refused(ErrorCode::InvalidRecord),
@@ -138,6 +150,7 @@ fn places(
                             let records = within(frame, records);
                             items.push(AppendItem {
                                 key,
+                                awaited: broker.shard.awaited(key, &records),
                                 records,
                                 acks_all: request.acks == -1,
                             });
@@ -157,6 +170,31 @@ fn places(
         }
         topics
     })
+}
+
+/// Refused batches of one request that are remembered: no producer has more under way at partitions that
+/// are not here, and each costs about a microsecond.
+const REMEMBERED_MAX: usize = 200;
+
+/// Remembers a refused batch, so that no later one of its producer overtakes it. A name that no topic
+/// can have is not worth it.
+fn remember_refused(
+    broker: &Broker,
+    data: &TopicProduceData<'_>,
+    index: i32,
+    records: Option<&[u8]>,
+) {
+    let Some(records) = records else {
+        return;
+    };
+    let topic = if data.topic_id != TopicId::ZERO {
+        TopicRef::Id(data.topic_id)
+    } else if topic_name::check(&data.name).is_ok() {
+        TopicRef::Name(data.name.as_ref().into())
+    } else {
+        return;
+    };
+    broker.shard.remember_refused(topic, index, records);
 }
 
 /// The topic's id and its number of partitions.

@@ -4,6 +4,7 @@
 //! what became durable; storage holds the bytes.
 
 pub mod producers;
+pub mod refusals;
 
 use streambus_proto::ids::{LeaderEpoch, Offset};
 
@@ -144,11 +145,6 @@ impl Partition {
             return Admission::NoTransaction;
         }
         let verdict = match &batch.sequenced {
-            // Nothing was ever here: no state of a producer can have expired. Its first batch came before
-            // the partition did, and is on its way again (KAFKA-15591).
-            Some(sequenced) if self.log_end == Offset(0) && sequenced.base_sequence != 0 => {
-                Verdict::OutOfOrder { expected: 0 }
-            }
             Some(sequenced) => self.producers.check(sequenced),
             None => Verdict::New,
         };
@@ -316,8 +312,9 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_log_begins_with_a_producers_first_batch() {
-        // Proves that a second batch can't overtake the first into a new partition, and that later any may come.
+    fn an_empty_log_begins_with_any_batch_of_a_producer() {
+        // Proves that a producer goes on where it was when its topic was deleted and created again, and
+        // that from then on its batches come in order.
         let sequenced = |id, base_sequence| BatchFacts {
             sequenced: Some(Sequenced {
                 producer_id: ProducerId(id),
@@ -329,18 +326,14 @@ mod tests {
             ..plain(1)
         };
         let mut partition = empty();
-        let behind = Admission::OutOfOrderSequence { expected: 0 };
+        let behind = Admission::OutOfOrderSequence { expected: 8 };
         let at = |offset| Admission::Append {
             base_offset: Offset(offset),
         };
-        assert_eq!(append(&mut partition, &sequenced(1, 1)), behind);
-        assert_eq!(append(&mut partition, &sequenced(1, 0)), at(0));
-        assert_eq!(append(&mut partition, &sequenced(1, 1)), at(1));
-        assert_eq!(
-            append(&mut partition, &sequenced(2, 9)),
-            at(2),
-            "it may have expired"
-        );
+        assert_eq!(append(&mut partition, &sequenced(1, 7)), at(0));
+        assert_eq!(append(&mut partition, &sequenced(1, 9)), behind);
+        assert_eq!(append(&mut partition, &sequenced(1, 8)), at(1));
+        assert_eq!(append(&mut partition, &sequenced(2, 0)), at(2));
     }
 
     #[test]

@@ -12,6 +12,8 @@ use rustc_hash::FxHashMap;
 use streambus_proto::ids::{Offset, ProducerEpoch, ProducerId};
 use streambus_shards::planted;
 
+use super::refusals::Sequence;
+
 /// Batches remembered for each producer: what a client may have in flight at once (KIP-98).
 pub const WINDOW_BATCHES: usize = 5;
 
@@ -218,6 +220,25 @@ impl Producers {
             timestamp_ms: batch.max_timestamp_ms,
         });
         debug_assert!(producer.batches.len() <= WINDOW_BATCHES);
+    }
+
+    /// Whether batches of a producer are remembered.
+    pub fn knows(&self, id: ProducerId) -> bool {
+        let producer = self.by_id.get(&id.0);
+        producer.is_some_and(|producer| !producer.batches.is_empty())
+    }
+
+    /// The first batch at or after `from` of each producer that has one.
+    pub fn first_since(&self, from: Offset) -> impl Iterator<Item = Sequence> {
+        self.by_id.iter().filter_map(move |(id, producer)| {
+            let mut batches = producer.batches.iter();
+            let first = batches.find(|batch| batch.base_offset >= from)?;
+            Some(Sequence {
+                producer_id: ProducerId(*id),
+                producer_epoch: producer.epoch,
+                base_sequence: first.base_sequence,
+            })
+        })
     }
 
     /// Forgets producers that have not written since `before_ms` (`producer.id.expiration.ms`).

@@ -18,6 +18,7 @@ use crate::config::TimestampType;
 use crate::error;
 use crate::metadata::topic_config::TopicSettings;
 use crate::partition::producers::Sequenced;
+use crate::partition::refusals::TopicRef;
 use crate::partition::{Admission, BatchFacts};
 
 /// A batch on its way.
@@ -99,9 +100,9 @@ impl Shard {
     /// reads all of its bytes.
     fn judge(&self, item: &AppendItem) -> Result<(BatchFacts, Rc<Lane>), AppendRefusal> {
         let partitions = self.partitions.borrow();
-        let led = partitions
-            .get(&item.key)
-            .ok_or(ErrorCode::NotLeaderOrFollower)?;
+        let Some(led) = partitions.get(&item.key) else {
+            return Err(self.not_led(item));
+        };
         if item.acks_all && led.settings.min_insync_replicas > 1 {
             // One node is the whole in-sync set.
             return Err(ErrorCode::NotEnoughReplicas.into());
@@ -114,11 +115,11 @@ impl Shard {
     fn try_append(&self, item: &AppendItem, facts: &BatchFacts) -> Result<Pending, Rc<Lane>> {
         let mut partitions = self.partitions.borrow_mut();
         let Some(led) = partitions.get_mut(&item.key) else {
-            return Ok(Pending::refused(
-                ErrorCode::NotLeaderOrFollower,
-                String::new(),
-            ));
+            return Ok(Pending::Settled(Err(self.not_led(item))));
         };
+        if let Some(refusal) = self.overtakes(led, item, facts) {
+            return Ok(Pending::Settled(Err(refusal)));
+        }
         let bytes_max = led.settings.max_message_bytes;
         let pending = match led.partition.admit(facts, bytes_max) {
             Admission::Append { base_offset } => {
@@ -166,6 +167,29 @@ impl Shard {
             ),
         };
         Ok(pending)
+    }
+
+    /// What a batch is answered whose partition this core does not lead.
+    fn not_led(&self, item: &AppendItem) -> AppendRefusal {
+        let topic = TopicRef::Id(item.key.topic);
+        self.remember_refused(topic, item.key.index, &item.records);
+        ErrorCode::NotLeaderOrFollower.into()
+    }
+
+    /// What a batch is answered that came before an earlier one of its producer, which was refused before
+    /// the partition was here. An error after which the client sends both again, in their order.
+    fn overtakes(&self, led: &Led, item: &AppendItem, facts: &BatchFacts) -> Option<AppendRefusal> {
+        let sequenced = facts.sequenced.as_ref()?;
+        if led.partition.producers().knows(sequenced.producer_id) {
+            return None;
+        }
+        let here = self.awaited(item.key, &item.records);
+        let first = item.awaited.into_iter().chain(here).min()?;
+        let message = format!(
+            "sequence {first} of this producer was refused before the partition was here and has to come before {}; send both again",
+            sequenced.base_sequence
+        );
+        Some(AppendRefusal::new(ErrorCode::NotLeaderOrFollower, message))
     }
 
     /// Waits until each of the batches is committed, or can't be any more.

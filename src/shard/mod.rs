@@ -9,6 +9,7 @@ mod commits;
 pub mod deleted;
 pub mod op;
 pub mod read;
+mod refused;
 pub mod remote;
 pub mod retention;
 mod space;
@@ -33,6 +34,7 @@ use crate::metadata::topic_config::TopicSettings;
 use crate::metadata::{Change, Controller, Delta, Image, Topic};
 use crate::partition::Partition;
 use crate::partition::producers::{Producers, Sequenced};
+use crate::partition::refusals::Refusals;
 use away::{Away, Guests};
 use commits::CommitWaiters;
 use deleted::Dropping;
@@ -60,6 +62,8 @@ pub struct Shard {
     lanes: Vec<(u16, Rc<Lane>)>,
     /// The controller, on its core.
     controller: Option<Rc<Controller>>,
+    /// What producers were refused because the partition is not here.
+    refusals: RefCell<Refusals>,
     /// Deleted partitions whose lanes are at it.
     dropping: Dropping,
     /// Why nothing is acknowledged any more: a sync failed, and the node stops.
@@ -142,6 +146,7 @@ impl Shard {
             partitions: RefCell::new(partitions),
             lanes: own,
             controller,
+            refusals: RefCell::default(),
             dropping: Dropping::default(),
             failed: RefCell::new(None),
             failure: Notify::new(),
@@ -291,6 +296,7 @@ impl Shard {
 
     /// Stops leading the partitions of a deleted topic, and has their space freed.
     fn unlead(&self, topic: &Topic) {
+        self.forget_refusals(topic);
         for index in 0..topic.partition_count() {
             let key = PartitionKey {
                 topic: topic.id,
@@ -301,6 +307,7 @@ impl Shard {
             };
             led.waiters.wake_all();
             led.commits.wake_all();
+            self.remember_uncommitted(key, &led.partition);
             self.dropping.begin(led.lane, key);
         }
     }

@@ -120,6 +120,9 @@ pub struct AppendItem {
     pub records: Buf,
     /// Whether every in-sync replica must hold it (`acks=all`).
     pub acks_all: bool,
+    /// The lowest sequence of its producer that the core of its connection refused and that has to
+    /// come first, if there is one.
+    pub awaited: Option<i32>,
 }
 
 /// What became of an [`AppendItem`].

@@ -77,6 +77,7 @@ impl Shard {
             if by_age {
                 aged = now();
             }
+            self.expire_refusals();
             let keys: Vec<PartitionKey> = self.partitions.borrow().keys().copied().collect();
             for key in keys {
                 self.retain(key, now_ms, by_age);

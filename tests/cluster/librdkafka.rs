@@ -357,4 +357,70 @@ fn a_consumer_that_wants_as_much_as_a_partition_may_give_is_served_at_once() {
         took < Duration::from_secs(10),
         "{took:?} for twenty fetches"
     );
+
+#[test]
+fn an_idempotent_producer_outlives_its_topic() {
+    // Proves that a producer whose topic is deleted and created again goes on where it was, with batches
+    // under way at that moment or without, and that none of its batches overtakes an earlier one.
+    const ROUNDS: usize = 4;
+    const EACH: usize = 300;
+    let home = tempfile::tempdir().unwrap();
+    // The producer, which asks for its topic, must not create it while it is deleted.
+    let settings = [("STREAMBUS_TOPICS__AUTO_CREATE_TOPICS_ENABLE", "false")];
+    let broker = Broker::start(home.path(), &settings);
+    for bootstrap in [broker.core, broker.node] {
+        let topic = format!("again-{}", bootstrap.port());
+        let admin: AdminClient<DefaultClientContext> = config(bootstrap).create().unwrap();
+        let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
+        let deliveries = Arc::new(Deliveries::default());
+        let producer: BaseProducer<Noting> = config(bootstrap)
+            .set("enable.idempotence", "true")
+            .set("linger.ms", "1")
+            .set("batch.num.messages", "10")
+            .create_with_context(Noting(Arc::clone(&deliveries)))
+            .unwrap();
+        for round in 0..ROUNDS {
+            let new = NewTopic::new(&topic, PARTITIONS, TopicReplication::Fixed(1));
+            let made = block_on(admin.create_topics([&new], &options)).unwrap();
+            assert_eq!(made, [Ok(topic.clone())]);
+            for number in round * EACH..(round + 1) * EACH {
+                let payload = number.to_be_bytes();
+                let record: BaseRecord<'_, [u8], [u8], usize> =
+                    BaseRecord::with_opaque_to(&topic, number)
+                        .partition(i32::try_from(number).unwrap() % PARTITIONS)
+                        .payload(&payload);
+                producer.send(record).map_err(|(error, _)| error).unwrap();
+                producer.poll(Duration::ZERO);
+            }
+            let last = round + 1 == ROUNDS;
+            if last || round % 2 == 0 {
+                producer.flush(DEADLINE).unwrap();
+            }
+            if !last {
+                let deleted = block_on(admin.delete_topics(&[&topic], &options)).unwrap();
+                assert_eq!(deleted, [Ok(topic.clone())]);
+            }
+            let fatal = producer.client().fatal_error();
+            assert_eq!(fatal, None, "in round {round}");
+        }
+        let told = deliveries.0.lock().unwrap();
+        for number in (ROUNDS - 1) * EACH..ROUNDS * EACH {
+            let delivered = told.get(&number).is_some_and(Result::is_ok);
+            assert!(delivered, "{number}: {:?}", told.get(&number));
+        }
+        let reader = consumer(bootstrap);
+        let mut count = 0;
+        for partition in 0..PARTITIONS {
+            let (low, high) = reader
+                .fetch_watermarks(&topic, partition, PATIENCE)
+                .unwrap();
+            count += usize::try_from(high - low).unwrap();
+        }
+        let all = consume(&reader, &places(&topic, Offset::Beginning), count);
+        for pair in all.windows(2) {
+            let [one, next] = pair else { unreachable!() };
+            let in_order = one.partition < next.partition || one.value < next.value;
+            assert!(in_order, "{one:?} before {next:?}");
+        }
+    }
 }
