@@ -2,11 +2,14 @@
 //!
 //! It runs before a node or without one. It writes one probe file beside the data and removes it.
 
+use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 
 use streambus_shards::{
     BLOCK_BYTES, BufMut, File, OpenOptions, disk, now, probe, run_alone, try_ring_memory,
 };
+
+use crate::config::{Advertise, Config, ListenerConfig};
 
 /// Older kernels lack what the rings need.
 const KERNEL_MIN: (u32, u32) = (5, 15);
@@ -91,6 +94,44 @@ pub fn run(data_dir: &Path, cores: usize) -> Vec<Finding> {
         findings.extend(disk(&holder));
     }
     findings
+}
+
+/// Whether clients reach each core at the address that they are told.
+///
+/// Behind a port forward or NAT they do only if the port of every core is forwarded, too.
+pub fn listeners(config: &Config) -> Vec<Finding> {
+    let shown = config.listeners.iter();
+    shown
+        .map(|(name, listener)| listener_addresses(name, listener))
+        .collect()
+}
+
+fn listener_addresses(name: &str, listener: &ListenerConfig) -> Finding {
+    // Only an address of this machine can be bound.
+    let is_own = |host: &str| UdpSocket::bind((host, 0)).is_ok();
+    let host = listener.advertised_host.as_deref();
+    let elsewhere = host.filter(|host| !is_own(host));
+    let port = listener
+        .advertised_port
+        .filter(|port| *port != listener.port);
+    let found = match (listener.advertise, elsewhere, port) {
+        (Advertise::Node, ..) => format!("{name} shows the node as one broker"),
+        (Advertise::Core, None, None) => format!("{name} shows each core where it listens"),
+        (Advertise::Core, Some(host), _) => {
+            format!("{name} shows each core at {host}, which is no address of this machine")
+        }
+        (Advertise::Core, None, Some(port)) => {
+            format!("{name} shows port {port} and listens on {}", listener.port)
+        }
+    };
+    let is_forwarded =
+        listener.advertise == Advertise::Core && (elsewhere.is_some() || port.is_some());
+    let remedy = "forward the port of every core as well, or set advertise = \"node\"";
+    Finding::new(
+        "listener",
+        found,
+        is_forwarded.then_some((Verdict::Warn, remedy)),
+    )
 }
 
 fn kernel(release: &str) -> Finding {
@@ -355,6 +396,40 @@ mod tests {
                 wanted != Verdict::Ok,
                 "{finding:?}"
             );
+        }
+    }
+
+    #[test]
+    fn cores_behind_a_forward_are_noticed() {
+        // Proves: a warning where cores are shown at a port or host that is not the listener's own, and none
+        // for a node, which has one port.
+        let listener = |advertise, host: Option<&str>, port| ListenerConfig {
+            advertise,
+            advertised_host: host.map(str::to_owned),
+            advertised_port: port,
+            ..ListenerConfig::default()
+        };
+        let cases = [
+            (listener(Advertise::Core, None, None), Verdict::Ok),
+            (
+                listener(Advertise::Core, Some("127.0.0.1"), None),
+                Verdict::Ok,
+            ),
+            (listener(Advertise::Core, None, Some(9_092)), Verdict::Ok),
+            (listener(Advertise::Core, None, Some(19_092)), Verdict::Warn),
+            // An address for documentation: no machine has it.
+            (
+                listener(Advertise::Core, Some("203.0.113.5"), None),
+                Verdict::Warn,
+            ),
+            (
+                listener(Advertise::Node, Some("203.0.113.5"), Some(19_092)),
+                Verdict::Ok,
+            ),
+        ];
+        for (listener, wanted) in cases {
+            let finding = listener_addresses("main", &listener);
+            assert_eq!(finding.verdict, wanted, "{finding:?}");
         }
     }
 

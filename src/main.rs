@@ -154,7 +154,8 @@ fn run_check(check: &Check) -> ExitCode {
         Ok(loaded) => loaded.config,
         Err(line) => return outcome(Err(line)),
     };
-    let findings = check::run(Path::new(&config.data.dir), config.node.core_count());
+    let mut findings = check::run(Path::new(&config.data.dir), config.node.core_count());
+    findings.extend(check::listeners(&config));
     let text = match check.format {
         Format::Text => check::to_text(&findings),
         Format::Json => {

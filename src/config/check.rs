@@ -45,7 +45,7 @@ impl Loaded {
         let limits = &self.config.limits;
         let storage = &self.config.storage;
         let topics = &self.config.topics;
-        let pairs: [(&str, i128, &str, i128); 7] = [
+        let pairs: [(&str, i128, &str, i128); 6] = [
             (
                 "limits.request_bytes_max",
                 wide(limits.request_bytes_max),
@@ -71,13 +71,6 @@ impl Loaded {
                 wide(limits.request_bytes_max),
             ),
             (
-                // A batch is never split over two commits.
-                "topics.message_max_bytes",
-                topics.message_max_bytes.into(),
-                "storage.commit_bytes_max",
-                wide(storage.commit_bytes_max),
-            ),
-            (
                 "storage.commit_bytes_max",
                 wide(storage.commit_bytes_max),
                 "storage.wal_file_bytes",
@@ -98,6 +91,20 @@ impl Loaded {
                     self.origin(large),
                 )));
             }
+        }
+        // A batch is never split over two log files.
+        let (batch, most) = (
+            i128::from(topics.message_max_bytes),
+            storage.lane().batch_bytes_max(),
+        );
+        if batch > wide(most) {
+            return Err(conflict(format!(
+                "topics.message_max_bytes = {batch} ({}) is more than the {most} bytes that a log file \
+                 takes of one batch; raise storage.wal_file_bytes = {} ({})",
+                self.origin("topics.message_max_bytes"),
+                storage.wal_file_bytes,
+                self.origin("storage.wal_file_bytes"),
+            )));
         }
         Ok(())
     }

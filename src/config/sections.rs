@@ -107,7 +107,7 @@ section! {
         /// Files of tables that each lane has open at a time. When unset, this node's lanes share an eighth of the
         /// descriptors that the process may have, each at least 2 and at most 4,096.
         table_files_max: Option<usize> = None, in IfSet(2..=1 << 20);
-        /// The most bytes one commit (one sync) carries.
+        /// The most bytes one commit (one sync) carries; a larger batch has a commit of its own.
         commit_bytes_max: usize = 4 << 20, in 128 << 10..=256 << 20;
         /// The size of one block of a table: the unit of its index and of its checksums.
         block_bytes: usize = 64 << 10, in 4 << 10..=1 << 20;

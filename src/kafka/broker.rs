@@ -136,7 +136,7 @@ impl Host for Broker {
     }
 
     fn limits(&self) -> Limits {
-        Limits::from(&self.config.limits)
+        Limits::from(&*self.config)
     }
 
     fn random(&self) -> u64 {

@@ -16,6 +16,7 @@ pub(super) const LIMITS: Limits = Limits {
     topics_max: 5_000,
     partitions_max: 20_000,
     partitions_per_topic_max: 10_000,
+    message_bytes_max: 64 << 20,
 };
 
 /// A topic's id in tests: its name.

@@ -12,7 +12,7 @@ use super::command::{Command, Layout, ManualPartition, Refusal};
 use super::delta::{Change, Delta};
 use super::image::{ConfigMap, ConfigScope, Image, NodeId, PartitionPlace, Topic};
 use super::{placement, topic_config, topic_name};
-use crate::config::LimitsConfig;
+use crate::config::Config;
 
 /// How much metadata there may be.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -23,14 +23,18 @@ pub struct Limits {
     pub partitions_max: usize,
     /// Partitions of one topic.
     pub partitions_per_topic_max: usize,
+    /// The largest batch that a log file takes.
+    pub message_bytes_max: usize,
 }
 
-impl From<&LimitsConfig> for Limits {
-    fn from(config: &LimitsConfig) -> Limits {
+impl From<&Config> for Limits {
+    fn from(config: &Config) -> Limits {
+        let limits = &config.limits;
         Limits {
-            topics_max: config.topics_max,
-            partitions_max: config.partitions_max,
-            partitions_per_topic_max: config.partitions_per_topic_max,
+            topics_max: limits.topics_max,
+            partitions_max: limits.partitions_max,
+            partitions_per_topic_max: limits.partitions_per_topic_max,
+            message_bytes_max: config.storage.lane().batch_bytes_max(),
         }
     }
 }
@@ -54,10 +58,10 @@ pub fn apply(image: &Image, command: &Command, limits: &Limits) -> Result<Delta,
             manual,
         } => create_partitions(image, topic, *count, manual.as_deref(), limits)?,
         Command::AlterTopicConfig { topic, alteration } => {
-            alter_topic_config(image, topic, alteration)?
+            alter_topic_config(image, topic, alteration, limits)?
         }
         Command::AlterBrokerConfig { scope, alteration } => {
-            alter_broker_config(image, *scope, alteration)?
+            alter_broker_config(image, *scope, alteration, limits)?
         }
         Command::ForgetTopics { ids } => forget_topics(image, ids),
         Command::AllocateProducerIds { count } => allocate_producer_ids(image, *count)?,
@@ -89,6 +93,7 @@ fn create_topic(
     let configs = alteration::replaced(configs, &topic_rules(&current))?;
     topic_config::check_together(&configs)
         .map_err(|message| Refusal::new(ErrorCode::InvalidConfig, message))?;
+    check_message_bytes(&configs, "max.message.bytes", limits)?;
     let partitions = match layout {
         Layout::Auto {
             partitions,
@@ -386,16 +391,37 @@ fn alter_topic_config(
     image: &Image,
     name: &str,
     alteration: &Alteration,
+    limits: &Limits,
 ) -> Result<Change, Refusal> {
     let topic = existing(image, name)?;
     let current = |name: &str| topic_value(image, Some(&topic.configs), name);
     let configs = alteration::altered(&topic.configs, alteration, &topic_rules(&current))?;
     topic_config::check_together(&configs)
         .map_err(|message| Refusal::new(ErrorCode::InvalidConfig, message))?;
+    check_message_bytes(&configs, "max.message.bytes", limits)?;
     Ok(Change::TopicConfigsSet {
         id: topic.id,
         configs,
     })
+}
+
+/// A batch is never split over two log files.
+fn check_message_bytes(configs: &ConfigMap, name: &str, limits: &Limits) -> Result<(), Refusal> {
+    let most = limits.message_bytes_max;
+    let value = configs
+        .get(name)
+        .and_then(|value| value.trim().parse::<usize>().ok());
+    match value {
+        Some(value) if value > most => {
+            let message = format!(
+                "Invalid value {value} for configuration {name}: Value must be no more than {most}, \
+                 the largest batch that a log file takes; raise storage.wal_file_bytes in \
+                 streambus.toml and restart"
+            );
+            Err(Refusal::new(ErrorCode::InvalidConfig, message))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn existing<'a>(image: &'a Image, name: &str) -> Result<&'a Topic, Refusal> {
@@ -432,6 +458,7 @@ fn alter_broker_config(
     image: &Image,
     scope: ConfigScope,
     alteration: &Alteration,
+    limits: &Limits,
 ) -> Result<Change, Refusal> {
     if let ConfigScope::Node(node) = scope
         && node != image.node()
@@ -463,6 +490,7 @@ fn alter_broker_config(
         current: &current,
     };
     let configs = alteration::altered(before, alteration, &rules)?;
+    check_message_bytes(&configs, "message.max.bytes", limits)?;
     Ok(Change::BrokerConfigsSet { scope, configs })
 }
 

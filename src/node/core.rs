@@ -32,7 +32,7 @@ pub async fn run_core(start: Arc<Start>, context: CoreContext<Op, Reply>) -> Res
     let (image, log) = or_halt(metadata(&start, &directory, leads).await).await;
     let metrics = Rc::new(CoreMetrics::new(&start.around.registry, core));
     let lanes = or_halt(open_lanes(&start, core, &image, &metrics.wal).await).await;
-    let controller = leads.then(|| Rc::new(Controller::new(Limits::from(&start.config.limits))));
+    let controller = leads.then(|| Rc::new(Controller::new(Limits::from(&*start.config))));
     let controller_image = leads.then(|| image.clone());
     let shard = Shard::new(context.mesh, image, lanes, controller.clone(), metrics);
     spawn(Rc::clone(&shard).serve_mesh()).detach();

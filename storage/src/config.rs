@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::error::StorageError;
 use crate::scrub::ScrubPace;
-use crate::wal::record::BLOCK_BYTES;
+use crate::wal::record::{BLOCK_BYTES, COMMIT_HEADER_BYTES, RECORD_HEADER_BYTES};
 
 /// How a commit becomes durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,6 +123,15 @@ impl LaneConfig {
                 wants,
             })
         })
+    }
+
+    /// The largest batch that a lane takes: alone in a commit, alone in a log file. It may be larger than
+    /// [`LaneConfig::commit_bytes_max`], which only says when a commit takes no further batch.
+    pub fn batch_bytes_max(&self) -> usize {
+        // The first block of a file is its own header.
+        let headers = BLOCK_BYTES + COMMIT_HEADER_BYTES + RECORD_HEADER_BYTES;
+        let file = usize::try_from(self.wal_file_bytes).unwrap_or(usize::MAX);
+        file.saturating_sub(headers)
     }
 
     /// Settings with their values, whether those will do, and what would.

@@ -357,6 +357,7 @@ fn a_consumer_that_wants_as_much_as_a_partition_may_give_is_served_at_once() {
         took < Duration::from_secs(10),
         "{took:?} for twenty fetches"
     );
+}
 
 #[test]
 fn an_idempotent_producer_outlives_its_topic() {

@@ -10,6 +10,7 @@ mod descriptors;
 mod extremes;
 mod full_disk;
 mod hostile;
+mod large;
 mod librdkafka;
 mod listeners;
 mod metrics;

@@ -9,6 +9,7 @@ const LIMITS: Limits = Limits {
     topics_max: 10,
     partitions_max: 40,
     partitions_per_topic_max: 20,
+    message_bytes_max: 64 << 20,
 };
 
 fn empty(lanes: u16) -> Image {
@@ -550,6 +551,44 @@ fn broker_settings_reach_every_topic_without_its_own() {
     );
     let nobody = set(ConfigScope::Node(NodeId(9)), "log.retention.ms", "3");
     expect(&image, &nobody, ErrorCode::InvalidRequest, "no node 9");
+}
+
+#[test]
+fn a_batch_may_be_as_large_as_a_log_file_takes() {
+    // Proves the bound of max.message.bytes at a creation and a change, and of the broker's default.
+    let mut image = empty(1);
+    let limits = Limits {
+        message_bytes_max: 1_000,
+        ..LIMITS
+    };
+    done(&mut image, &create("t", 1, auto(1, 1), &[]));
+    let set =
+        |name: &str, value| Alteration::Replace(vec![(name.into(), Some(String::from(value)))]);
+    for (value, good) in [("1000", true), ("1001", false)] {
+        let commands = [
+            create("u", 2, auto(1, 1), &[("max.message.bytes", Some(value))]),
+            Command::AlterTopicConfig {
+                topic: "t".into(),
+                alteration: set("max.message.bytes", value),
+            },
+            Command::AlterBrokerConfig {
+                scope: ConfigScope::Cluster,
+                alteration: set("message.max.bytes", value),
+            },
+        ];
+        for command in commands {
+            match apply(&image, &command, &limits) {
+                Ok(_) => assert!(good, "{command:?}"),
+                Err(refusal) => {
+                    let message = refusal.to_string();
+                    assert!(
+                        !good && message.contains("raise storage.wal_file_bytes"),
+                        "{message}"
+                    );
+                }
+            }
+        }
+    }
 }
 
 #[test]

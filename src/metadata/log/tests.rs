@@ -18,6 +18,7 @@ const LIMITS: Limits = Limits {
     topics_max: 10_000,
     partitions_max: 100_000,
     partitions_per_topic_max: 10_000,
+    message_bytes_max: 64 << 20,
 };
 
 fn identity() -> Identity {
