@@ -40,7 +40,10 @@ pub fn all() -> impl Iterator<Item = &'static BrokerConfigDef> {
 
 /// Looks a setting up.
 pub fn find(name: &str) -> Option<&'static BrokerConfigDef> {
-    all().find(|def| def.name == name)
+    [table::TABLE, absent::ABSENT].into_iter().find_map(|rows| {
+        let place = rows.binary_search_by(|def| def.name.cmp(name));
+        place.ok().and_then(|place| rows.get(place))
+    })
 }
 
 /// Judges a setting that is to be changed at run time.
