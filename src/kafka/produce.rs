@@ -1,5 +1,6 @@
 //! `Produce`.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 
 use rustc_hash::FxHashSet;
@@ -263,9 +264,9 @@ fn refused(
     refusal: &AppendRefusal,
     records_told: usize,
 ) -> PartitionProduceResponse<'static> {
-    let record_error = |(batch_index, why): &(i32, &'static str)| BatchIndexAndErrorMessage {
+    let record_error = |(batch_index, why): &(i32, Cow<'static, str>)| BatchIndexAndErrorMessage {
         batch_index: *batch_index,
-        batch_index_error_message: Some((*why).into()),
+        batch_index_error_message: Some(why.clone()),
     };
     let told = refusal.records.iter().take(records_told);
     let message = (!refusal.message.is_empty()).then(|| refusal.message.clone().into());

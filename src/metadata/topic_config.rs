@@ -9,6 +9,8 @@ use std::num::ParseIntError;
 
 pub use table::TABLE;
 
+use streambus_proto::records::Codec;
+
 use super::broker_config::{self, Sources};
 use super::config_value::{self, Bound, Effect, Kind};
 use super::image::ConfigMap;
@@ -105,6 +107,8 @@ pub struct TopicSettings {
     pub min_insync_replicas: usize,
     /// How batches are stored.
     pub compression_type: Compression,
+    /// The level of that codec, if it has levels.
+    pub compression_level: Option<i32>,
     /// How long the key compaction keeps tombstones.
     pub delete_retention_ms: i64,
     /// How long the key compaction leaves a record alone.
@@ -134,10 +138,23 @@ impl TopicSettings {
         )
     }
 
+    /// The codec that batches are stored with; `None` for that of their producer.
+    pub fn stored_codec(&self) -> Option<Codec> {
+        match self.compression_type {
+            Compression::Producer => None,
+            Compression::Uncompressed => Some(Codec::None),
+            Compression::Gzip => Some(Codec::Gzip),
+            Compression::Snappy => Some(Codec::Snappy),
+            Compression::Lz4 => Some(Codec::Lz4),
+            Compression::Zstd => Some(Codec::Zstd),
+        }
+    }
+
     /// What holds for a topic with these settings of its own.
     pub fn resolve(sources: &Sources<'_>, configs: &ConfigMap) -> TopicSettings {
         let long = |name: &str| value(sources, configs, name).trim().parse().unwrap_or(-1);
         let size = |name: &str| value(sources, configs, name).trim().parse().unwrap_or(1);
+        let compression_type = codec(value(sources, configs, "compression.type").trim());
         TopicSettings {
             retention_ms: long("retention.ms"),
             retention_bytes: long("retention.bytes"),
@@ -150,7 +167,9 @@ impl TopicSettings {
             message_timestamp_after_max_ms: long("message.timestamp.after.max.ms"),
             cleanup_policy: policy(&value(sources, configs, "cleanup.policy")),
             min_insync_replicas: size("min.insync.replicas"),
-            compression_type: codec(value(sources, configs, "compression.type").trim()),
+            compression_level: level_setting(compression_type)
+                .and_then(|name| value(sources, configs, name).trim().parse().ok()),
+            compression_type,
             delete_retention_ms: long("delete.retention.ms"),
             min_compaction_lag_ms: long("min.compaction.lag.ms"),
             max_compaction_lag_ms: long("max.compaction.lag.ms"),
@@ -210,6 +229,18 @@ fn codec(value: &str) -> Compression {
         "lz4" => Compression::Lz4,
         "zstd" => Compression::Zstd,
         _ => Compression::Producer,
+    }
+}
+
+/// The setting that has the level of a codec.
+fn level_setting(compression: Compression) -> Option<&'static str> {
+    match compression {
+        Compression::Gzip => Some("compression.gzip.level"),
+        Compression::Zstd => Some("compression.zstd.level"),
+        Compression::Producer
+        | Compression::Uncompressed
+        | Compression::Snappy
+        | Compression::Lz4 => None,
     }
 }
 

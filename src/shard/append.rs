@@ -1,25 +1,30 @@
 //! Appending: from a produced batch to a committed one.
 //!
-//! Two steps. [`Shard::begin_append`] judges the batch and hands it to the lane at once, or puts it into
-//! the lane's line while that is full, so that the batches of a connection keep their order;
-//! [`Shard::committed`] waits for the sync that covers them, which many requests share.
+//! Two steps. [`Shard::append_here`] judges each batch and hands it to its lane at once. One whose records have to be
+//! gone over first waits in a line of its partition, and one that finds its lane full in the line of that, so
+//! that the batches of a connection keep their order. [`Shard::committed`] waits for the sync that covers
+//! them, which many requests share.
 
 use std::rc::Rc;
 
 use streambus_proto::error_code::ErrorCode;
 use streambus_proto::ids::Offset;
-use streambus_proto::records::{self, BatchView, DecompressLimits, RecordsError};
-use streambus_shards::{Buf, Task, planted, spawn, wall_ms};
+use streambus_proto::records;
+use streambus_shards::sync::{Line, Place};
+use streambus_shards::{Task, planted, spawn, wall_ms};
 use streambus_storage::{AppendError, Lane, PartitionKey};
 
+use super::inspect::{Inspected, SoundBatch, inspect, too_large};
 use super::op::{AppendItem, AppendOutcome, AppendRefusal, Appended};
 use super::{Led, Shard};
 use crate::config::TimestampType;
 use crate::error;
-use crate::metadata::topic_config::TopicSettings;
-use crate::partition::producers::Sequenced;
 use crate::partition::refusals::TopicRef;
 use crate::partition::{Admission, BatchFacts};
+
+/// Batches of a request that are decompressed where they come in, if they are small: half a millisecond. More of
+/// them take their turns.
+const SCANS_AT_ONCE_MAX: usize = 5;
 
 /// A batch on its way.
 #[derive(Debug)]
@@ -39,11 +44,18 @@ pub enum Pending {
 
 /// A batch that was handed in.
 #[derive(Debug)]
-pub enum Begun {
+enum Begun {
     /// It is in the log, or refused.
     Done(Pending),
-    /// The lane is full: it will be in the log in its turn.
+    /// It will be in the log in its turn: its lane is full, or its records are gone over, or those of one before it.
     InLine(Task<Pending>),
+}
+
+/// A batch that nothing speaks against so far, where it goes, and the line of its partition.
+struct Judged {
+    inspected: Inspected,
+    lane: Rc<Lane>,
+    line: Rc<Line>,
 }
 
 impl Pending {
@@ -53,39 +65,51 @@ impl Pending {
 }
 
 impl Shard {
-    /// Judges one batch and puts it into the lane's log, in the order of the calls: while the lane is full it
-    /// waits in line, and no batch overtakes an earlier one. While the disk has no space, those in line
-    /// are refused in their turn.
-    pub fn begin_append(self: &Rc<Self>, item: &AppendItem) -> Begun {
-        let (facts, lane) = match self.judge(item) {
+    /// Judges one batch and puts it into the lane's log, in the order of the calls for its partition. While the
+    /// lane is full it waits in the lane's line, and no batch overtakes an earlier one. While its records have to
+    /// be gone over, which takes long, it waits in a line of its partition, and so do later ones of that. While the
+    /// disk has no space, those in line are refused in their turn.
+    fn begin_append(self: &Rc<Self>, item: &AppendItem, scans_left: &mut usize) -> Begun {
+        let Judged {
+            inspected,
+            lane,
+            line,
+        } = match self.judge(item, scans_left) {
             Ok(judged) => judged,
             Err(refusal) => return Begun::Done(Pending::Settled(Err(refusal))),
         };
-        if (lane.line().is_empty() || planted::on("overtake-the-line"))
-            && let Ok(pending) = self.try_append(item, &facts)
-        {
-            return Begun::Done(pending);
-        }
-        let place = lane.line().join();
-        let (shard, item) = (Rc::clone(self), item.clone());
-        Begun::InLine(spawn(async move {
-            if !planted::on("overtake-the-line") {
-                place.first().await;
-            }
-            loop {
-                match shard.try_append(&item, &facts) {
-                    Ok(pending) => return pending,
-                    Err(lane) => lane.writable().await,
+        let shard = Rc::clone(self);
+        match inspected {
+            Inspected::Sound(batch) if line.is_empty() || planted::on("overtake-the-line") => {
+                if (lane.line().is_empty() || planted::on("overtake-the-line"))
+                    && let Ok(pending) = self.try_append(item, &batch)
+                {
+                    return Begun::Done(pending);
                 }
+                let (place, item) = (lane.line().join(), item.clone());
+                Begun::InLine(spawn(async move {
+                    shard.append_from_line(&item, &batch, place).await
+                }))
             }
-        }))
+            inspected => {
+                let (place, item) = (line.join(), item.clone());
+                Begun::InLine(spawn(async move {
+                    place.first().await;
+                    shard.append_after_look(&item, inspected, &lane).await
+                }))
+            }
+        }
     }
 
     /// Begins appends in their order and waits until all are in their logs or refused.
     pub async fn append_here(self: &Rc<Self>, items: &[AppendItem]) -> Vec<Pending> {
-        // All stand in line before any of them waits: one lane that is full holds no other up, and what comes
-        // next for that one does not overtake what is here.
-        let begun: Vec<Begun> = items.iter().map(|item| self.begin_append(item)).collect();
+        // All stand in line before any of them waits: one that has to wait holds no other partition up, and what comes
+        // next for its own does not overtake what is here.
+        let mut scans_left = SCANS_AT_ONCE_MAX;
+        let begun: Vec<Begun> = items
+            .iter()
+            .map(|item| self.begin_append(item, &mut scans_left))
+            .collect();
         let mut pending = Vec::with_capacity(begun.len());
         for one in begun {
             pending.push(match one {
@@ -96,9 +120,9 @@ impl Shard {
         pending
     }
 
-    /// Checks the batch by itself and against the topic's settings, and says which lane it goes to. Once: it
-    /// reads all of its bytes.
-    fn judge(&self, item: &AppendItem) -> Result<(BatchFacts, Rc<Lane>), AppendRefusal> {
+    /// Checks the batch by itself and against the topic's settings, and says where it goes. Once: it reads all of
+    /// its bytes.
+    fn judge(&self, item: &AppendItem, scans_left: &mut usize) -> Result<Judged, AppendRefusal> {
         let partitions = self.partitions.borrow();
         let Some(led) = partitions.get(&item.key) else {
             return Err(self.not_led(item));
@@ -107,12 +131,65 @@ impl Shard {
             // One node is the whole in-sync set.
             return Err(ErrorCode::NotEnoughReplicas.into());
         }
-        let facts = inspect(&item.records, &led.settings, wall_ms())?;
-        Ok((facts, Rc::clone(&led.lane)))
+        Ok(Judged {
+            inspected: inspect(&item.records, &led.settings, wall_ms(), scans_left)?,
+            lane: Rc::clone(&led.lane),
+            line: Rc::clone(&led.line),
+        })
+    }
+
+    /// The first in the line of its partition: goes over its records, if they have to be seen, and appends it.
+    async fn append_after_look(
+        &self,
+        item: &AppendItem,
+        inspected: Inspected,
+        lane: &Rc<Lane>,
+    ) -> Pending {
+        let (batch, _turn) = match inspected {
+            Inspected::Sound(batch) => (batch, None),
+            Inspected::Unseen(inspection) => {
+                // One at a time in a lane, until the batch is in the log: what was written again takes memory, too.
+                let takes_memory = inspection.takes_memory();
+                let turn = takes_memory.then(|| lane.decompressions().join());
+                if let Some(turn) = &turn {
+                    turn.first().await;
+                }
+                match inspection.in_steps().await {
+                    Ok(batch) => (batch, turn),
+                    Err(refusal) => return Pending::Settled(Err(refusal)),
+                }
+            }
+        };
+        if lane.line().is_empty()
+            && let Ok(pending) = self.try_append(item, &batch)
+        {
+            return pending;
+        }
+        let place = lane.line().join();
+        self.append_from_line(item, &batch, place).await
+    }
+
+    /// Appends it when those before it in the lane's line have gone and there is room.
+    async fn append_from_line(
+        &self,
+        item: &AppendItem,
+        batch: &SoundBatch,
+        place: Place,
+    ) -> Pending {
+        if !planted::on("overtake-the-line") {
+            place.first().await;
+        }
+        loop {
+            match self.try_append(item, batch) {
+                Ok(pending) => return pending,
+                Err(lane) => lane.writable().await,
+            }
+        }
     }
 
     /// One attempt; the lane comes back if it is full.
-    fn try_append(&self, item: &AppendItem, facts: &BatchFacts) -> Result<Pending, Rc<Lane>> {
+    fn try_append(&self, item: &AppendItem, batch: &SoundBatch) -> Result<Pending, Rc<Lane>> {
+        let facts = &batch.facts;
         let mut partitions = self.partitions.borrow_mut();
         let Some(led) = partitions.get_mut(&item.key) else {
             return Ok(Pending::Settled(Err(self.not_led(item))));
@@ -128,7 +205,7 @@ impl Shard {
                     led.partition.refused(facts, wall_ms());
                     return Ok(Pending::Settled(Err(refusal)));
                 }
-                return write(led, item, facts, base_offset, wall_ms());
+                return write(led, item.key, batch, base_offset, wall_ms());
             }
             Admission::Duplicate {
                 base_offset,
@@ -147,13 +224,9 @@ impl Shard {
                     record_count: 0,
                 },
             },
-            Admission::TooLarge => Pending::refused(
-                ErrorCode::MessageTooLarge,
-                format!(
-                    "a batch of {} bytes is above max.message.bytes={bytes_max} of the topic; send smaller batches or raise it",
-                    facts.size_bytes
-                ),
-            ),
+            Admission::TooLarge => {
+                Pending::Settled(Err(too_large(facts.size_bytes, bytes_max)))
+            }
             Admission::OutOfOrderSequence { expected } => Pending::refused(
                 ErrorCode::OutOfOrderSequenceNumber,
                 format!("the next sequence of this producer is {expected}"),
@@ -229,29 +302,29 @@ fn starved() -> AppendRefusal {
     AppendRefusal::new(ErrorCode::KafkaStorageError, message.to_owned())
 }
 
-/// Stamps what the topic asks for and appends.
+/// Stamps what the topic asks for, or what the header should have said, and appends.
 fn write(
     led: &mut Led,
-    item: &AppendItem,
-    facts: &BatchFacts,
+    key: PartitionKey,
+    batch: &SoundBatch,
     base_offset: Offset,
     now_ms: i64,
 ) -> Result<Pending, Rc<Lane>> {
+    let facts = &batch.facts;
     let stamps_time = led.settings.message_timestamp_type == TimestampType::LogAppendTime;
-    let restamped;
-    let records: &[u8] = if stamps_time {
-        let mut copy = item.records.to_vec();
+    let mut copy = Vec::new();
+    let mut records: &[u8] = &batch.records;
+    if stamps_time {
+        copy.extend_from_slice(records);
         records::set_log_append_time(&mut copy, now_ms);
-        restamped = copy;
-        &restamped
-    } else {
-        &item.records
-    };
+        records = &copy;
+    } else if let Some(max_timestamp) = batch.max_timestamp {
+        copy.extend_from_slice(records);
+        records::set_max_timestamp(&mut copy, max_timestamp);
+        records = &copy;
+    }
     let leader_epoch = led.partition.leader_epoch();
-    match led
-        .lane
-        .append(item.key, base_offset, leader_epoch, records)
-    {
+    match led.lane.append(key, base_offset, leader_epoch, records) {
         Ok(_) => {}
         Err(AppendError::Full) => return Err(Rc::clone(&led.lane)),
         Err(other) => {
@@ -267,7 +340,7 @@ fn write(
         led.partition.durable(led.partition.log_end());
     }
     Ok(Pending::Committing {
-        key: item.key,
+        key,
         end: led.partition.log_end(),
         appended: Appended {
             base_offset,
@@ -276,94 +349,4 @@ fn write(
             record_count: facts.record_count.unsigned_abs(),
         },
     })
-}
-
-/// Checks everything about a batch that needs no state of the partition.
-fn inspect(
-    bytes: &Buf,
-    settings: &TopicSettings,
-    now_ms: i64,
-) -> Result<BatchFacts, AppendRefusal> {
-    let batch = BatchView::produced(bytes).map_err(|error| broken(&error))?;
-    if settings.message_timestamp_type == TimestampType::CreateTime {
-        check_timestamp(&batch, settings, now_ms)?;
-    }
-    // A batch that is too large is refused as that, and not unfolded first.
-    if settings.compacts() && bytes.len() <= settings.max_message_bytes {
-        check_keys(&batch)?;
-    }
-    let record_count = batch.record_count();
-    let sequenced = batch.producer_id().map(|producer_id| Sequenced {
-        producer_id,
-        producer_epoch: batch.producer_epoch(),
-        base_sequence: batch.base_sequence(),
-        record_count,
-        max_timestamp_ms: batch.max_timestamp(),
-    });
-    Ok(BatchFacts {
-        size_bytes: bytes.len(),
-        record_count,
-        sequenced,
-        transactional: batch.attributes().is_transactional(),
-    })
-}
-
-fn broken(error: &RecordsError) -> AppendRefusal {
-    AppendRefusal::new(error::of_batch(error), error.to_string())
-}
-
-/// What a record without a key is told, in Kafka's words.
-const KEYLESS: &str = "Compacted topic cannot accept message without key.";
-
-/// Every record of a compacted topic needs a key. This is the one look inside a batch on its way in:
-/// it unfolds a compressed one, within the default limits, and forgets what it unfolded.
-fn check_keys(batch: &BatchView<'_>) -> Result<(), AppendRefusal> {
-    let keyless = batch
-        .check_records(DecompressLimits::default(), &mut Vec::new())
-        .map_err(|error| broken(&error))?;
-    if keyless.count == 0 {
-        return Ok(());
-    }
-    Err(AppendRefusal {
-        code: ErrorCode::InvalidRecord,
-        message: format!(
-            "{} of the batch's {} records have no key, which cleanup.policy=compact of the topic needs; none was appended",
-            keyless.count,
-            batch.record_count()
-        ),
-        records: keyless
-            .first
-            .iter()
-            .map(|index| (*index, KEYLESS))
-            .collect(),
-    })
-}
-
-/// `message.timestamp.before.max.ms` and `message.timestamp.after.max.ms` (KIP-937).
-fn check_timestamp(
-    batch: &BatchView<'_>,
-    settings: &TopicSettings,
-    now_ms: i64,
-) -> Result<(), AppendRefusal> {
-    let newest = batch.max_timestamp();
-    let oldest = batch.base_timestamp();
-    let after_max = settings.message_timestamp_after_max_ms;
-    let before_max = settings.message_timestamp_before_max_ms;
-    if newest.saturating_sub(now_ms) > after_max {
-        return Err(AppendRefusal::new(
-            ErrorCode::InvalidTimestamp,
-            format!(
-                "timestamp {newest} is more than message.timestamp.after.max.ms={after_max} after the broker's {now_ms}"
-            ),
-        ));
-    }
-    if oldest >= 0 && now_ms.saturating_sub(oldest) > before_max {
-        return Err(AppendRefusal::new(
-            ErrorCode::InvalidTimestamp,
-            format!(
-                "timestamp {oldest} is more than message.timestamp.before.max.ms={before_max} before the broker's {now_ms}"
-            ),
-        ));
-    }
-    Ok(())
 }

@@ -6,7 +6,9 @@
 pub mod append;
 mod away;
 mod commits;
+mod contents;
 pub mod deleted;
+mod inspect;
 pub mod op;
 pub mod read;
 mod refused;
@@ -23,7 +25,7 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 use streambus_ops::{CoreMetrics, DamageReport, Troubles};
 use streambus_proto::ids::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, TopicId};
-use streambus_shards::sync::Notify;
+use streambus_shards::sync::{Line, Notify};
 use streambus_shards::{CoreId, Mesh, spawn, wall_ms, yield_now};
 use streambus_storage::{
     BatchInfo, CommitMeasured, Lane, LaneObserver, LaneStats, PartitionKey, RecoveredPartition,
@@ -51,6 +53,8 @@ pub(crate) struct Led {
     pub(crate) waiters: Waiters,
     /// Produce requests that wait for their commit.
     pub(crate) commits: Rc<CommitWaiters>,
+    /// Where batches stand while the records of one of them are gone over.
+    pub(crate) line: Rc<Line>,
 }
 
 /// One core's part of the broker.
@@ -135,6 +139,7 @@ impl Shard {
                         settings: Rc::clone(&topic.settings),
                         waiters: Waiters::default(),
                         commits: Rc::default(),
+                        line: Rc::default(),
                     },
                 );
             }
@@ -289,6 +294,7 @@ impl Shard {
                 settings: Rc::clone(&topic.settings),
                 waiters: Waiters::default(),
                 commits: Rc::default(),
+                line: Rc::default(),
             });
             led.settings = Rc::clone(&topic.settings);
         }

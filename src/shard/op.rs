@@ -3,6 +3,7 @@
 //!
 //! All of it is owned and `Send`. Record bytes travel as reference-counted slices: a hop copies none.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use streambus_proto::error_code::ErrorCode;
@@ -150,7 +151,7 @@ pub struct AppendRefusal {
     pub message: String,
     /// Records that are to blame, by their place in the batch, and why; not more of them than an
     /// answer should carry.
-    pub records: Vec<(i32, &'static str)>,
+    pub records: Vec<(i32, Cow<'static, str>)>,
 }
 
 impl AppendRefusal {

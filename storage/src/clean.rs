@@ -6,7 +6,7 @@
 //! offset delta and producer stay as they were.
 //!
 //! What is not certain stays: records of transactions whose end is not in sight supersede nothing; a
-//! batch that cannot be unfolded within the limits stays as it is, and so do the tombstones behind it,
+//! batch that cannot be decompressed within the limits stays as it is, and so do the tombstones behind it,
 //! which may delete what it holds. Markers stay for what they end: see `clean/markers.rs`.
 
 mod markers;
@@ -17,30 +17,59 @@ use std::time::Duration;
 
 use streambus_proto::ids::Offset;
 use streambus_proto::records::{
-    BatchBuilder, BatchView, ControlKind, DecompressLimits, EndTransactionMarker, Record, Records,
-    RecordsError,
+    BatchBuilder, BatchView, Codec, ControlKind, DecompressLimits, EndTransactionMarker, Progress,
+    Record, Records, RecordsError,
 };
-use streambus_shards::{Instant, planted};
+use streambus_shards::{Instant, planted, yield_if_needed};
 
 pub(crate) use self::markers::Passed;
 use crate::key::KeyHasher;
 use crate::key_hash::KeyHash;
 
-/// What a batch may unfold to while it is cleaned. A lane takes several times that much memory
-/// for such a batch: the survey, the rewriting and the table's filters unfold it each for themselves,
-/// and what is kept of it is there twice, before and after it is compressed. As long as that takes
-/// the core is busy with it. One that unfolds further stays as it is.
+/// What a batch may decompress to while it is cleaned. A lane takes several times that much memory
+/// for such a batch: the survey, the rewriting and the table's filters decompress it each for themselves,
+/// and what is kept of it is there twice, before and after it is compressed. All of that is done in
+/// steps. One that decompresses further stays as it is.
 pub(crate) const LIMITS: DecompressLimits = DecompressLimits {
     bytes_max: 64 << 20,
     ratio_max: 1_000,
     ratio_free_bytes: 4 << 20,
 };
 
+/// Records that are gone over before others may have the core: about 100 µs.
+const RECORDS_A_YIELD: usize = 2_048;
+
+/// The records of a batch, decompressed in steps into `scratch`, which is cleared first.
+///
+/// # Errors
+/// As [`BatchView::records`].
+pub(crate) async fn records_in_steps<'s>(
+    batch: &BatchView<'s>,
+    scratch: &'s mut Vec<u8>,
+) -> Result<Records<'s>, RecordsError> {
+    if batch.codec()? == Codec::None {
+        return batch.records(scratch, LIMITS);
+    }
+    scratch.clear();
+    let mut decompression = batch.decompression(LIMITS)?;
+    while decompression.step(scratch)? == Progress::More {
+        yield_if_needed().await;
+    }
+    batch.records_in(scratch)
+}
+
+/// Lets others have the core after every so many records.
+async fn after_record(number: usize) {
+    if number % RECORDS_A_YIELD == RECORDS_A_YIELD - 1 {
+        yield_if_needed().await;
+    }
+}
+
 /// Goes through the keys of a batch's records; markers have none.
 ///
 /// # Errors
-/// When the batch does not unfold within the limits: what it holds behind that is not known.
-pub(crate) fn for_each_key(
+/// When the batch does not decompress within the limits: what it holds behind that is not known.
+pub(crate) async fn for_each_key(
     bytes: &[u8],
     scratch: &mut Vec<u8>,
     mut see: impl FnMut(&[u8]),
@@ -49,10 +78,11 @@ pub(crate) fn for_each_key(
     if batch.attributes().is_control() {
         return Ok(());
     }
-    for record in batch.records(scratch, LIMITS)? {
+    for (number, record) in records_in_steps(&batch, scratch).await?.enumerate() {
         if let Some(key) = record?.key {
             see(key);
         }
+        after_record(number).await;
     }
     Ok(())
 }
@@ -243,7 +273,7 @@ impl Survey {
     }
 
     /// Takes in the next batch.
-    pub(crate) fn take(&mut self, bytes: &[u8]) {
+    pub(crate) async fn take(&mut self, bytes: &[u8]) {
         let Ok((batch, _)) = BatchView::split_first(bytes) else {
             return;
         };
@@ -264,23 +294,25 @@ impl Survey {
         }
         let mut scratch = std::mem::take(&mut self.scratch);
         // A batch that cannot be read stays, and nothing of it counts.
-        let _ = self.take_records(&batch, &mut scratch);
+        let _ = self.take_records(&batch, &mut scratch).await;
         self.scratch = scratch;
         self.is_full = self.newest.len() + self.pending_keys >= self.keys_max;
     }
 
-    fn take_records(
+    async fn take_records(
         &mut self,
         batch: &BatchView<'_>,
         scratch: &mut Vec<u8>,
     ) -> Result<(), RecordsError> {
         let producer = batch.producer_id();
         let transaction = producer.filter(|_| batch.attributes().is_transactional());
-        let records = batch.records(scratch, LIMITS)?;
-        for record in in_place(batch, records.clone()) {
+        let records = records_in_steps(batch, scratch).await?;
+        for (number, record) in in_place(batch, records.clone()).enumerate() {
             record?;
+            after_record(number).await;
         }
-        for record in records {
+        for (number, record) in records.enumerate() {
+            after_record(number).await;
             let record = record?;
             let Some(key) = record.key else { continue };
             let hash = self.hash.of(key);
@@ -338,7 +370,7 @@ impl Survey {
 
     /// What remains of a batch; a pass looks at them in order, from the log's start on. One that
     /// `must_stay` keeps its header at least: the log's end is known by its last batch.
-    pub(crate) fn remains(
+    pub(crate) async fn remains(
         &self,
         bytes: &[u8],
         policy: &CleanPolicy,
@@ -367,13 +399,14 @@ impl Survey {
                 tombstones_may_go,
                 scratch,
             );
+            let rebuilt = rebuilt.await;
             passed.left_unread |= rebuilt.is_err();
             rebuilt
         };
         remains.unwrap_or(Remains::Whole)
     }
 
-    fn rebuild(
+    async fn rebuild(
         &self,
         batch: &BatchView<'_>,
         policy: &CleanPolicy,
@@ -397,8 +430,9 @@ impl Survey {
             newest && !aborted && !(expired && record.value.is_none())
         };
         let (mut kept, mut tombstones) = (0, 0);
-        let records = batch.records(scratch, LIMITS)?;
-        for record in in_place(batch, records.clone()) {
+        let records = records_in_steps(batch, scratch).await?;
+        for (number, record) in in_place(batch, records.clone()).enumerate() {
+            after_record(number).await;
             let record = record?;
             if stays(&record) {
                 kept += 1;
@@ -414,14 +448,19 @@ impl Survey {
             return Ok(Remains::Whole);
         }
         let mut builder = BatchBuilder::remaining_of(batch, to_come)?;
-        for record in records {
+        for (number, record) in records.enumerate() {
+            after_record(number).await;
             let record = record?;
             if stays(&record) {
                 builder.push_again(&record);
             }
         }
         builder.stretch_to(batch.last_offset_delta());
-        Ok(Remains::Part(builder.build()))
+        let mut build = builder.build_in_steps();
+        while build.step() == Progress::More {
+            yield_if_needed().await;
+        }
+        Ok(Remains::Part(build.finish()))
     }
 }
 

@@ -88,6 +88,8 @@ pub struct Lane {
     writable_wake: Notify,
     /// Where they stand until then.
     line: Rc<Line>,
+    /// Where those stand who decompress a batch in steps.
+    decompressions: Rc<Line>,
     tasks: RefCell<Vec<Task<()>>>,
     cache: Rc<BlockCache>,
     table_files: Rc<TableFiles>,
@@ -189,6 +191,12 @@ impl Lane {
     /// when there is room again does not overtake them.
     pub fn line(&self) -> &Rc<Line> {
         &self.line
+    }
+
+    /// Where those stand who decompress a batch of the lane in steps, one at a time: appends whose records are
+    /// looked at, and look-ups by time. A decompression takes up to the limits' memory, 128 MiB.
+    pub fn decompressions(&self) -> &Rc<Line> {
+        &self.decompressions
     }
 
     /// The partitions that the lane has.

@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use streambus_client::blocking::{Client, ClientConfig};
 use streambus_proto::messages::{
-    CreateTopicsRequest, ListOffsetsRequest, ProduceRequest, create_topics_request as create,
-    list_offsets_request as list, produce_request as produce,
+    CreateTopicsRequest, ListOffsetsRequest, ProduceRequest, ProduceResponse,
+    create_topics_request as create, list_offsets_request as list, produce_request as produce,
+    produce_response,
 };
 use streambus_proto::records::{BatchBuilder, Codec, NewRecord};
 use streambus_proto::wire::Records;
@@ -30,18 +31,18 @@ const PATIENCE: Duration = Duration::from_mins(1);
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Told {
     pub(crate) code: i16,
-    base_offset: i64,
+    pub(crate) base_offset: i64,
     pub(crate) log_append_time_ms: i64,
-    records: Vec<(i32, String)>,
+    pub(crate) records: Vec<(i32, String)>,
     message: Option<String>,
 }
 
-pub(crate) fn send(wire: &mut Wire, topic: &str, batch: &[u8], version: i16) -> Told {
+fn request<'a>(topic: &'a str, batch: &'a [u8]) -> ProduceRequest<'a> {
     let partition = produce::PartitionProduceData {
         index: 0,
         records: Records::Bytes(batch),
     };
-    let request = ProduceRequest {
+    ProduceRequest {
         transactional_id: None,
         acks: -1,
         timeout_ms: 10_000,
@@ -51,25 +52,42 @@ pub(crate) fn send(wire: &mut Wire, topic: &str, batch: &[u8], version: i16) -> 
             ..produce::TopicProduceData::default()
         }]
         .into(),
+    }
+}
+
+/// What the answer to a request for one partition says.
+fn told(answer: &ProduceResponse<'_>) -> Told {
+    let topic = answer.responses.iter().next().unwrap();
+    let told = topic.partition_responses.iter().next().unwrap();
+    let name = |error: produce_response::BatchIndexAndErrorMessage<'_>| {
+        let why = error.batch_index_error_message.unwrap_or_default();
+        (error.batch_index, why.into_owned())
     };
-    wire.ask(&request, version, |answer| {
-        let topic = answer.responses.iter().next().unwrap();
-        let told = topic.partition_responses.iter().next().unwrap();
-        Told {
-            code: told.error_code,
-            base_offset: told.base_offset,
-            log_append_time_ms: told.log_append_time_ms,
-            records: told
-                .record_errors
-                .iter()
-                .map(|error| {
-                    let why = error.batch_index_error_message;
-                    (error.batch_index, why.unwrap_or_default().into_owned())
-                })
-                .collect(),
-            message: told.error_message.map(std::borrow::Cow::into_owned),
-        }
-    })
+    Told {
+        code: told.error_code,
+        base_offset: told.base_offset,
+        log_append_time_ms: told.log_append_time_ms,
+        records: told.record_errors.iter().map(name).collect(),
+        message: told.error_message.map(std::borrow::Cow::into_owned),
+    }
+}
+
+pub(crate) fn send(wire: &mut Wire, topic: &str, batch: &[u8], version: i16) -> Told {
+    wire.ask(&request(topic, batch), version, |answer| told(&answer))
+}
+
+/// Sends all of them before it reads an answer; returns the code and the base offset of each.
+pub(crate) fn send_all(wire: &mut Wire, topic: &str, batches: &[Vec<u8>]) -> Vec<(i16, i64)> {
+    for batch in batches {
+        wire.send(&request(topic, batch), PRODUCE).unwrap();
+    }
+    let answer = |_| {
+        wire.answer::<ProduceRequest<'_>, _>(PRODUCE, |answer| {
+            let told = told(&answer);
+            (told.code, told.base_offset)
+        })
+    };
+    batches.iter().map(answer).collect()
 }
 
 pub(crate) fn create(wire: &mut Wire, name: &str, configs: &[(&'static str, &'static str)]) {
@@ -102,7 +120,7 @@ fn log_end(wire: &mut Wire, topic: &str) -> i64 {
 }
 
 /// The latest offset for -1, the earliest for -2.
-fn offset_of(wire: &mut Wire, topic: &str, timestamp: i64) -> i64 {
+pub(crate) fn offset_of(wire: &mut Wire, topic: &str, timestamp: i64) -> i64 {
     let request = ListOffsetsRequest {
         replica_id: -1,
         topics: vec![list::ListOffsetsTopic {
@@ -236,6 +254,11 @@ fn batches_that_lie_are_refused_whole_and_nothing_is_appended() {
             lying(23, &i32::MAX.to_be_bytes()),
             INVALID_RECORD,
         ),
+        (
+            "a record beyond the batch",
+            lying(61, &[0x7e]),
+            INVALID_RECORD,
+        ),
         ("control batch", lying(22, &[0b10_0000]), INVALID_RECORD),
         (
             "transactional without a producer",
@@ -319,7 +342,7 @@ fn records_without_keys_are_named_and_kept_out_of_compacted_topics() {
 
 #[test]
 fn bombs_are_refused_where_they_are_opened_and_stored_where_they_are_not() {
-    // Proves fault row 33 over TCP: a compacted topic refuses what unfolds to gigabytes and memory stays
+    // Proves fault row 33 over TCP: a compacted topic refuses what decompresses to gigabytes and memory stays
     // flat; another topic stores it without a look inside.
     let home = tempfile::tempdir().unwrap();
     let broker = Broker::start(home.path(), &[]);
@@ -327,7 +350,7 @@ fn bombs_are_refused_where_they_are_opened_and_stored_where_they_are_not() {
     create(&mut wire, "compacted", &[("cleanup.policy", "compact")]);
     create(&mut wire, "plain", &[]);
     // 64 MiB of one byte come to some kilobytes; its body is then repeated frame by frame: zstd frames
-    // one after the other unfold one after the other.
+    // one after the other decompress one after the other.
     let zeros = vec![0; 64 << 20];
     let mut builder = BatchBuilder::new(Codec::Zstd);
     builder.push(&NewRecord {
@@ -348,8 +371,11 @@ fn bombs_are_refused_where_they_are_opened_and_stored_where_they_are_not() {
     assert!(bomb.len() < 1 << 20, "{} bytes", bomb.len());
     let before = resident(broker.id());
     for _ in 0..5 {
-        let told = send(&mut wire, "compacted", &bomb, PRODUCE);
-        assert_eq!(told.code, MESSAGE_TOO_LARGE, "{told:?}");
+        // One record of a few kilobytes that is too much, and forty where the header says one.
+        for (batch, code) in [(&one, MESSAGE_TOO_LARGE), (&bomb, INVALID_RECORD)] {
+            let told = send(&mut wire, "compacted", batch, PRODUCE);
+            assert_eq!(told.code, code, "{told:?}");
+        }
     }
     let grown = resident(broker.id()).saturating_sub(before);
     assert!(

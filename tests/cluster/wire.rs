@@ -75,6 +75,15 @@ impl Wire {
         look: impl FnOnce(R::Response<'_>) -> T,
     ) -> T {
         self.send(request, version).unwrap();
+        self.answer::<R, T>(version, look)
+    }
+
+    /// Reads the answer to a request that was sent and hands it to `look`.
+    pub(crate) fn answer<R: Request, T>(
+        &mut self,
+        version: i16,
+        look: impl FnOnce(R::Response<'_>) -> T,
+    ) -> T {
         let frame = self.receive().expect("the broker closed the connection");
         let mut reader = Reader::new(&frame);
         reader.i32().unwrap();

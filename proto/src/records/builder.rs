@@ -1,8 +1,10 @@
 //! Makes batches: for clients, for the records a broker writes itself, and for the cleaner.
 
 use super::batch::{Attributes, BATCH_BYTES_MIN, BatchView, LENGTH_PREFIX_BYTES, MAGIC, at};
-use super::compression::{Codec, compress};
+use super::compression::Codec;
 use super::cursor::{put_varlong, varlong_len};
+use super::decompress::{Progress, STEP_BYTES};
+use super::encoder::Encoder;
 use super::error::RecordsError;
 use super::patch::{put, set_crc};
 use super::record::{Header, Record};
@@ -217,10 +219,32 @@ impl BatchBuilder {
     /// Writes the batch, and empties the builder for the next one of the same kind: a producer's
     /// sequence moves on, a place does not.
     pub fn build(&mut self) -> Vec<u8> {
+        let mut encoder = self.encoder();
+        encoder.write(&self.records);
+        let batch = self.finish(encoder);
+        self.reset();
+        batch
+    }
+
+    /// Begins to write the batch in steps.
+    pub fn build_in_steps(self) -> BatchBuild {
+        BatchBuild {
+            encoder: self.encoder(),
+            builder: self,
+            written: 0,
+        }
+    }
+
+    fn encoder(&self) -> Encoder {
         // Compressed output can exceed its input by a little: the frame's own bytes.
         let mut out = Vec::with_capacity(self.len() + 64);
         out.resize(BATCH_BYTES_MIN, 0);
-        compress(self.codec, &self.records, &mut out);
+        Encoder::new(self.codec, None, out)
+    }
+
+    /// The batch, whose records went into `encoder`.
+    fn finish(&self, encoder: Encoder) -> Vec<u8> {
+        let mut out = encoder.finish();
         let length = i32::try_from(out.len() - LENGTH_PREFIX_BYTES).expect("below 2^31 bytes");
         let (id, epoch, sequence) =
             self.producer
@@ -239,7 +263,6 @@ impl BatchBuilder {
         put::<{ at::BASE_SEQUENCE }, 4>(&mut out, sequence.to_be_bytes());
         put::<{ at::RECORD_COUNT }, 4>(&mut out, self.record_count.to_be_bytes());
         set_crc(&mut out);
-        self.reset();
         out
     }
 
@@ -253,6 +276,42 @@ impl BatchBuilder {
         self.records.clear();
         self.record_count = 0;
         self.last_offset_delta = -1;
+    }
+}
+
+/// A batch that is written in steps.
+pub struct BatchBuild {
+    builder: BatchBuilder,
+    encoder: Encoder,
+    /// Bytes of its records that are compressed.
+    written: usize,
+}
+
+impl BatchBuild {
+    /// Compresses the next [`STEP_BYTES`] of the records.
+    pub fn step(&mut self) -> Progress {
+        let left = self.builder.records.get(self.written..);
+        let left = left.unwrap_or_default();
+        let now = left.get(..left.len().min(STEP_BYTES)).unwrap_or_default();
+        self.encoder.write(now);
+        self.written += now.len();
+        if self.written < self.builder.records.len() {
+            Progress::More
+        } else {
+            Progress::Done
+        }
+    }
+
+    /// The batch.
+    ///
+    /// # Panics
+    /// If the last step was not [`Progress::Done`].
+    pub fn finish(self) -> Vec<u8> {
+        assert!(
+            self.written == self.builder.records.len(),
+            "a batch of half its records"
+        );
+        self.builder.finish(self.encoder)
     }
 }
 

@@ -34,7 +34,7 @@ pub enum RecordsError {
     #[error("invalid timestamp: {0}")]
     InvalidTimestamp(&'static str),
     /// Decompressing would pass the limit set by the caller: a bomb, or a limit set too low.
-    #[error("{compressed} compressed bytes unfold to more than {bytes_max}")]
+    #[error("{compressed} compressed bytes decompress to more than {bytes_max}")]
     TooLarge {
         /// Size of the compressed input in bytes.
         compressed: usize,

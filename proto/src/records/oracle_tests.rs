@@ -197,9 +197,14 @@ fn we_read_what_the_oracle_writes() {
             let latest = records.iter().map(|record| record.timestamp).max();
             assert_eq!(Some(batch.max_timestamp()), latest);
             let mut scratch = vec![];
-            batch
-                .check_records(DecompressLimits::default(), &mut scratch)
-                .unwrap();
+            let mut scan = RecordScan::new(&batch, DecompressLimits::default()).unwrap();
+            let mut scanned = 0;
+            let mut see = |_| {
+                scanned += 1;
+                std::ops::ControlFlow::Continue(())
+            };
+            while scan.step(&mut see).unwrap() == Progress::More {}
+            assert_eq!(scanned, records.len());
             let read = batch
                 .records(&mut scratch, DecompressLimits::default())
                 .unwrap();

@@ -41,6 +41,16 @@ pub fn set_log_append_time(batch: &mut [u8], now_ms: i64) {
     set_crc(batch);
 }
 
+/// Gives the batch the largest timestamp of its records, where its producer wrote another, and computes the
+/// CRC again.
+///
+/// # Panics
+/// If `batch` is shorter than a header: it was not checked before.
+pub fn set_max_timestamp(batch: &mut [u8], max_timestamp: i64) {
+    put::<{ at::MAX_TIMESTAMP }, 8>(batch, max_timestamp.to_be_bytes());
+    set_crc(batch);
+}
+
 /// Puts the batch under another identity and sequence, and computes the CRC again.
 ///
 /// # Panics

@@ -3,6 +3,7 @@
 use super::batch::{BatchView, TimestampType};
 use super::compression::{Codec, DecompressLimits, decompress};
 use super::cursor::Cursor;
+use super::decompress::Decompressor;
 use super::error::RecordsError;
 use crate::ids::Offset;
 
@@ -174,11 +175,11 @@ impl<'a> Iterator for Records<'a> {
 impl std::iter::FusedIterator for Records<'_> {}
 
 impl<'a> BatchView<'a> {
-    /// The records. Of a compressed batch they are unfolded into `scratch`, which is cleared
+    /// The records. Of a compressed batch they are decompressed into `scratch`, which is cleared
     /// first and can be used again and again; else they borrow from the batch.
     ///
     /// # Errors
-    /// [`RecordsError::TooLarge`] if they unfold to more than `limits` allows,
+    /// [`RecordsError::TooLarge`] if they decompress to more than `limits` allows,
     /// [`RecordsError::UnsupportedCompression`], [`RecordsError::Corrupt`].
     pub fn records<'s>(
         &self,
@@ -195,6 +196,25 @@ impl<'a> BatchView<'a> {
                 scratch
             }
         };
+        Records::new(self, payload)
+    }
+
+    /// The decompression of the records, to be done in steps. [`BatchView::records_in`] reads what it gives.
+    ///
+    /// # Errors
+    /// [`RecordsError::UnsupportedCompression`], [`RecordsError::Corrupt`].
+    pub fn decompression(
+        &self,
+        limits: DecompressLimits,
+    ) -> Result<Decompressor<'a>, RecordsError> {
+        Decompressor::new(self.codec()?, self.body(), limits)
+    }
+
+    /// The records, which were decompressed to `payload`.
+    ///
+    /// # Errors
+    /// [`RecordsError::Corrupt`].
+    pub fn records_in<'s>(&self, payload: &'s [u8]) -> Result<Records<'s>, RecordsError> {
         Records::new(self, payload)
     }
 }

@@ -1,8 +1,14 @@
-//! Records by time, inside one batch: what lookups of offsets by timestamp end in.
+//! Records by time, inside one batch: what lookups of offsets by timestamp end in, and what a batch is
+//! checked and stamped with.
+
+use std::ops::ControlFlow;
 
 use super::batch::{BatchView, TimestampType};
-use super::compression::DecompressLimits;
+use super::compression::{Codec, DecompressLimits};
+use super::cursor::Cursor;
+use super::decompress::Progress;
 use super::error::RecordsError;
+use super::scan::RecordScan;
 use crate::ids::Offset;
 
 /// A record's place in the log and in time.
@@ -14,48 +20,150 @@ pub struct OffsetAndTimestamp {
     pub timestamp: i64,
 }
 
-impl BatchView<'_> {
-    /// The first record at `from` or behind it whose timestamp is `timestamp` or later; `None` also
-    /// if the header claims one that no record has, or the batch is empty.
+/// A search for the first record of a batch at `from` or behind it whose timestamp is `timestamp` or later.
+/// It finds none if the header claims a timestamp that no record has, or the batch is empty.
+pub struct TimestampSearch<'a> {
+    /// None where the header alone gives the answer.
+    scan: Option<RecordScan<'a>>,
+    base_offset: Offset,
+    from: Offset,
+    timestamp: i64,
+    found: Option<OffsetAndTimestamp>,
+}
+
+impl<'a> TimestampSearch<'a> {
+    /// Begins in `batch`. Nothing is decompressed yet.
     ///
     /// # Errors
-    /// As [`BatchView::records`], which it uses unless the header alone gives the answer.
-    pub fn first_at_or_after(
-        &self,
+    /// As [`RecordScan::new`].
+    pub fn new(
+        batch: &BatchView<'a>,
         from: Offset,
         timestamp: i64,
-        scratch: &mut Vec<u8>,
         limits: DecompressLimits,
-    ) -> Result<Option<OffsetAndTimestamp>, RecordsError> {
-        if self.max_timestamp() < timestamp || self.last_offset() < from {
-            return Ok(None);
+    ) -> Result<Self, RecordsError> {
+        let mut search = TimestampSearch {
+            scan: None,
+            base_offset: batch.base_offset(),
+            from,
+            timestamp,
+            found: None,
+        };
+        if batch.max_timestamp() < timestamp || batch.last_offset() < from {
+            return Ok(search);
         }
         // With the append time all records have the same: no need to look inside, unless
         // compaction made holes, where the first offset may have no record any more.
-        let dense = i64::from(self.record_count()) == i64::from(self.last_offset_delta()) + 1;
-        if dense && self.attributes().timestamp_type() == TimestampType::LogAppendTime {
-            return Ok(Some(OffsetAndTimestamp {
-                offset: self.base_offset().max(from),
-                timestamp: self.max_timestamp(),
-            }));
+        let dense = i64::from(batch.record_count()) == i64::from(batch.last_offset_delta()) + 1;
+        if dense && batch.attributes().timestamp_type() == TimestampType::LogAppendTime {
+            search.found = Some(OffsetAndTimestamp {
+                offset: batch.base_offset().max(from),
+                timestamp: batch.max_timestamp(),
+            });
+        } else {
+            search.scan = Some(RecordScan::new(batch, limits)?);
         }
-        for record in self.records(scratch, limits)? {
-            let record = record?;
-            if record.offset >= from && record.timestamp >= timestamp {
-                return Ok(Some(OffsetAndTimestamp {
-                    offset: record.offset,
-                    timestamp: record.timestamp,
-                }));
+        Ok(search)
+    }
+
+    /// Goes on by one step of a [`RecordScan`].
+    ///
+    /// # Errors
+    /// As [`RecordScan::step`].
+    pub fn step(&mut self) -> Result<Progress, RecordsError> {
+        let Some(scan) = &mut self.scan else {
+            return Ok(Progress::Done);
+        };
+        scan.step(|record| {
+            let offset = self
+                .base_offset
+                .0
+                .wrapping_add(i64::from(record.offset_delta));
+            if Offset(offset) < self.from || record.timestamp < self.timestamp {
+                return ControlFlow::Continue(());
             }
+            self.found = Some(OffsetAndTimestamp {
+                offset: Offset(offset),
+                timestamp: record.timestamp,
+            });
+            ControlFlow::Break(())
+        })
+    }
+
+    /// The record, once a step was the last.
+    pub fn found(&self) -> Option<OffsetAndTimestamp> {
+        self.found
+    }
+}
+
+/// The ends of the timestamps of a batch's records. Records without one (-1) are left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimestampRange {
+    /// The smallest; `i64::MAX` if no record has any.
+    pub oldest: i64,
+    /// The largest, or -1.
+    pub newest: i64,
+}
+
+impl TimestampRange {
+    /// Of no record.
+    pub const EMPTY: TimestampRange = TimestampRange {
+        oldest: i64::MAX,
+        newest: NO_TIMESTAMP,
+    };
+
+    /// Takes in the timestamp of one more record.
+    pub fn see(&mut self, timestamp: i64) {
+        self.newest = self.newest.max(timestamp);
+        let known = if timestamp == NO_TIMESTAMP {
+            i64::MAX
+        } else {
+            timestamp
+        };
+        self.oldest = self.oldest.min(known);
+    }
+}
+
+/// What a record without a timestamp has.
+const NO_TIMESTAMP: i64 = -1;
+
+impl BatchView<'_> {
+    /// Goes over the records of a batch that is not compressed, for their timestamps only: a few nanoseconds a
+    /// record.
+    ///
+    /// # Errors
+    /// [`RecordsError::Corrupt`] if the records are not as many as the header says, or do not lie within
+    /// the batch.
+    ///
+    /// # Panics
+    /// If the batch is compressed.
+    pub fn timestamp_range(&self) -> Result<TimestampRange, RecordsError> {
+        assert!(
+            self.codec() == Ok(Codec::None),
+            "a walk over compressed records"
+        );
+        let mut range = TimestampRange::EMPTY;
+        let mut rest = Cursor::new(self.body());
+        for _ in 0..self.record_count() {
+            let length = rest.length()?;
+            let mut record = Cursor::new(rest.take(length)?);
+            record.byte()?;
+            range.see(self.base_timestamp().wrapping_add(record.varlong()?));
         }
-        Ok(None)
+        if rest.is_empty() {
+            Ok(range)
+        } else {
+            Err(RecordsError::Corrupt("bytes after the last record"))
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::records::{BatchBuilder, Codec, NewRecord, set_base_offset, set_log_append_time};
+    use crate::records::{
+        BatchBuilder, Codec, NewRecord, set_base_offset, set_log_append_time, set_max_timestamp,
+    };
 
     fn batch(codec: Codec, timestamps: &[i64]) -> Vec<u8> {
         let mut builder = BatchBuilder::new(codec);
@@ -74,8 +182,9 @@ mod tests {
     fn after(bytes: &[u8], from: i64, timestamp: i64) -> Option<(i64, i64)> {
         let batch = BatchView::split_first(bytes).unwrap().0;
         let limits = DecompressLimits::default();
-        let found = batch.first_at_or_after(Offset(from), timestamp, &mut vec![], limits);
-        let found = found.unwrap();
+        let mut search = TimestampSearch::new(&batch, Offset(from), timestamp, limits).unwrap();
+        while search.step().unwrap() == Progress::More {}
+        let found = search.found();
         found.map(|found| (found.offset.0, found.timestamp))
     }
 
@@ -119,5 +228,27 @@ mod tests {
         assert_eq!(after(&bytes, 101, 1_000), Some((101, 1_000)));
         assert_eq!(after(&bytes, 102, 1_000), None);
         assert_eq!(after(&bytes, 0, 1_001), None);
+    }
+
+    #[test]
+    fn a_walk_finds_the_ends_of_the_timestamps() {
+        // Proves that the ends are those of the records, whatever the header says, that -1 is no timestamp, and that the
+        // ends of the type are survived.
+        let table: [(&[i64], i64, i64); 6] = [
+            (&[30, 10, 20], 10, 30),
+            (&[-1], i64::MAX, -1),
+            (&[-1, 7, -1], 7, 7),
+            (&[0], 0, 0),
+            (&[i64::MAX, i64::MIN, 5], i64::MIN, i64::MAX),
+            (&[-5], -5, -1),
+        ];
+        for (timestamps, oldest, newest) in table {
+            let mut bytes = batch(Codec::None, timestamps);
+            set_max_timestamp(&mut bytes, 77);
+            let view = BatchView::produced(&bytes).unwrap();
+            let range = TimestampRange { oldest, newest };
+            assert_eq!(view.timestamp_range(), Ok(range), "{timestamps:?}");
+            assert_eq!(view.max_timestamp(), 77);
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! What a batch must satisfy before it is appended.
 
 use super::batch::BatchView;
-use super::compression::{Codec, DecompressLimits};
+use super::compression::Codec;
 use super::error::RecordsError;
 use super::record::RECORD_BYTES_MIN;
 
@@ -9,19 +9,6 @@ use super::record::RECORD_BYTES_MIN;
 /// on 64 KiB, where `crc32c` gave 18 and 22.
 pub(super) fn checksum(bytes: &[u8]) -> u32 {
     crc_fast::crc32_iscsi(bytes)
-}
-
-/// Indexes of keyless records that a look inside gives back at most. An answer names each of them
-/// to the producer, and a few hundred compressed bytes may hold a million.
-pub const KEYLESS_SHOWN_MAX: usize = 1_000;
-
-/// The records of a batch that have no key.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Keyless {
-    /// How many there are.
-    pub count: usize,
-    /// The places in the batch of the first [`KEYLESS_SHOWN_MAX`].
-    pub first: Vec<i32>,
 }
 
 impl<'a> BatchView<'a> {
@@ -101,32 +88,5 @@ impl<'a> BatchView<'a> {
             return Err(RecordsError::InvalidTimestamp("append time from a client"));
         }
         Ok(())
-    }
-
-    /// Looks at every record, decompressing if needed: for topics that ask for it, and for those
-    /// that are compacted, which take no record without a key. `scratch` holds what was unfolded.
-    ///
-    /// # Errors
-    /// [`RecordsError::TooLarge`] for a bomb, [`RecordsError::Invalid`] for a record that breaks a
-    /// rule, [`RecordsError::Corrupt`] for one that cannot be read.
-    pub fn check_records(
-        &self,
-        limits: DecompressLimits,
-        scratch: &mut Vec<u8>,
-    ) -> Result<Keyless, RecordsError> {
-        let mut keyless = Keyless::default();
-        for (index, record) in (0_i32..).zip(self.records(scratch, limits)?) {
-            let record = record?;
-            if record.offset_delta != index {
-                return Err(RecordsError::Invalid("offset deltas are not 0, 1, 2, …"));
-            }
-            if record.key.is_none() {
-                keyless.count += 1;
-                if keyless.first.len() < KEYLESS_SHOWN_MAX {
-                    keyless.first.push(index);
-                }
-            }
-        }
-        Ok(keyless)
     }
 }

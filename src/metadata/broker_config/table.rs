@@ -61,7 +61,7 @@ pub(super) const TABLE: &[BrokerConfigDef] = &[
         dynamic: true,
         synonyms: &[],
         effect: Effect::Has {
-            test: "settings_resolve_from_topic_to_default",
+            test: "topics_store_batches_with_their_own_codec",
         },
         documentation: "The default of the topic setting compression.gzip.level.",
     },
@@ -72,10 +72,8 @@ pub(super) const TABLE: &[BrokerConfigDef] = &[
         bound: Bound::Between(1, 17),
         dynamic: true,
         synonyms: &[],
-        effect: Effect::Has {
-            test: "settings_resolve_from_topic_to_default",
-        },
-        documentation: "The default of the topic setting compression.lz4.level.",
+        effect: Effect::Absent,
+        documentation: "No effect: LZ4 compresses at one level here, the fast one that is Kafka's default 9.",
     },
     BrokerConfigDef {
         name: "compression.type",
@@ -85,7 +83,7 @@ pub(super) const TABLE: &[BrokerConfigDef] = &[
         dynamic: true,
         synonyms: &[],
         effect: Effect::Has {
-            test: "settings_resolve_from_topic_to_default",
+            test: "topics_store_batches_with_their_own_codec",
         },
         documentation: "The default of the topic setting compression.type.",
     },
@@ -97,7 +95,7 @@ pub(super) const TABLE: &[BrokerConfigDef] = &[
         dynamic: true,
         synonyms: &[],
         effect: Effect::Has {
-            test: "settings_resolve_from_topic_to_default",
+            test: "topics_store_batches_with_their_own_codec",
         },
         documentation: "The default of the topic setting compression.zstd.level.",
     },

@@ -23,7 +23,7 @@ pub const TABLE: &[TopicConfigDef] = &[
         bound: Bound::BetweenOr(1, 9, -1),
         synonyms: &["compression.gzip.level"],
         effect: Effect::Has {
-            test: "settings_resolve_from_topic_to_default",
+            test: "topics_store_batches_with_their_own_codec",
         },
         documentation: "The level of gzip where compression.type is gzip.",
     },
@@ -33,10 +33,8 @@ pub const TABLE: &[TopicConfigDef] = &[
         default: "9",
         bound: Bound::Between(1, 17),
         synonyms: &["compression.lz4.level"],
-        effect: Effect::Has {
-            test: "settings_resolve_from_topic_to_default",
-        },
-        documentation: "The level of LZ4 where compression.type is lz4.",
+        effect: Effect::Absent,
+        documentation: "No effect: LZ4 compresses at one level here, the fast one that is Kafka's default 9.",
     },
     TopicConfigDef {
         name: "compression.type",
@@ -45,9 +43,9 @@ pub const TABLE: &[TopicConfigDef] = &[
         bound: Bound::OneOf(&["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"]),
         synonyms: &["compression.type"],
         effect: Effect::Has {
-            test: "settings_resolve_from_topic_to_default",
+            test: "topics_store_batches_with_their_own_codec",
         },
-        documentation: "How batches are stored: \"producer\" keeps each as it was sent.",
+        documentation: "How batches are stored: \"producer\" keeps each as it was sent, and any other codec has those compressed anew that come with another.",
     },
     TopicConfigDef {
         name: "compression.zstd.level",
@@ -56,7 +54,7 @@ pub const TABLE: &[TopicConfigDef] = &[
         bound: Bound::Between(-131_072, 22),
         synonyms: &["compression.zstd.level"],
         effect: Effect::Has {
-            test: "settings_resolve_from_topic_to_default",
+            test: "topics_store_batches_with_their_own_codec",
         },
         documentation: "The level of Zstandard where compression.type is zstd.",
     },

@@ -340,7 +340,7 @@ impl Cleaning {
                 return Ok(());
             }
             if info.next_offset() > survey.end() {
-                survey.take(&batch);
+                survey.take(&batch).await;
             }
             at += info.bytes;
             lane.give_way(&mut since).await;
@@ -404,6 +404,7 @@ impl Cleaning {
                 &mut self.scratch,
                 &mut self.passed,
             );
+            let remains = remains.await;
             group.read_bytes += info.bytes as u64;
             group.changed |= remains != Remains::Whole;
             let kept = match remains {

@@ -10,7 +10,7 @@ use streambus_shards::{Buf, yield_if_needed};
 
 use super::Lane;
 use crate::batch::BatchInfo;
-use crate::clean::LIMITS;
+use crate::clean::records_in_steps;
 use crate::error::StorageError;
 use crate::key::PartitionKey;
 use crate::key_hash::KeyHash;
@@ -48,7 +48,7 @@ impl Lane {
     ///
     /// # Errors
     /// [`StorageError::UnknownPartition`]; [`StorageError::Undecodable`] when a batch that may hold
-    /// the key cannot be unfolded; when the disk fails or is damaged.
+    /// the key cannot be decompressed; when the disk fails or is damaged.
     pub async fn latest_by_key(
         &self,
         key: PartitionKey,
@@ -57,7 +57,7 @@ impl Lane {
     ) -> Result<Option<KeyHit>, StorageError> {
         let (mut lookup, memory, ranges) = self.begin_lookup(key, record_key, upto)?;
         for batch in memory.iter().rev() {
-            if let Some(hit) = lookup.newest_in_batch(&batch.bytes)? {
+            if let Some(hit) = lookup.newest_in_batch(&batch.bytes).await? {
                 return Ok(Some(hit));
             }
             yield_if_needed().await;
@@ -160,7 +160,7 @@ impl Lookup<'_> {
             at = end;
         }
         for batch in batches.into_iter().rev() {
-            if let Some(hit) = self.newest_in_batch(&bytes.slice(batch))? {
+            if let Some(hit) = self.newest_in_batch(&bytes.slice(batch)).await? {
                 return Ok(Some(hit));
             }
             yield_if_needed().await;
@@ -168,9 +168,9 @@ impl Lookup<'_> {
         Ok(None)
     }
 
-    fn newest_in_batch(&mut self, bytes: &Buf) -> Result<Option<KeyHit>, StorageError> {
+    async fn newest_in_batch(&mut self, bytes: &Buf) -> Result<Option<KeyHit>, StorageError> {
         let mut scratch = std::mem::take(&mut self.scratch);
-        let found = self.newest_record(bytes, &mut scratch);
+        let found = self.newest_record(bytes, &mut scratch).await;
         self.scratch = scratch;
         found.map_err(|source| StorageError::Undecodable {
             partition: self.partition,
@@ -179,7 +179,7 @@ impl Lookup<'_> {
         })
     }
 
-    fn newest_record(
+    async fn newest_record(
         &self,
         bytes: &Buf,
         scratch: &mut Vec<u8>,
@@ -189,7 +189,7 @@ impl Lookup<'_> {
             return Ok(None);
         }
         let mut newest = None;
-        for record in batch.records(scratch, LIMITS)? {
+        for record in records_in_steps(&batch, scratch).await? {
             let record = record?;
             let inside = record.offset >= self.from && record.offset < self.upto;
             if inside && record.key == Some(self.record_key) {

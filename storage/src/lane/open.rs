@@ -618,6 +618,7 @@ impl Opening {
             commit_under_way: std::cell::Cell::default(),
             writable_wake: Notify::new(),
             line: Rc::default(),
+            decompressions: Rc::default(),
             tasks: std::cell::RefCell::default(),
             cache,
             table_files,

@@ -7,7 +7,9 @@
 use std::ops::Range;
 
 use streambus_proto::ids::{LeaderEpoch, Offset};
-use streambus_proto::records::{BatchView, DecompressLimits, OffsetAndTimestamp, RecordsError};
+use streambus_proto::records::{
+    BatchView, Codec, DecompressLimits, OffsetAndTimestamp, Progress, RecordsError, TimestampSearch,
+};
 use streambus_shards::{Buf, yield_if_needed};
 
 use super::Lane;
@@ -46,28 +48,35 @@ impl Lane {
     ///
     /// # Errors
     /// [`StorageError::UnknownPartition`]; [`StorageError::Undecodable`] when a batch that may hold the record
-    /// cannot be unfolded; when the disk fails or is damaged.
+    /// cannot be decompressed; when the disk fails or is damaged.
     pub async fn offset_for_timestamp(
         &self,
         key: PartitionKey,
         timestamp: i64,
         upto: Offset,
     ) -> Result<Option<TimestampHit>, StorageError> {
-        let mut scratch = Vec::new();
         let mut from = Offset(0);
         while let Some(hit) = self.batch_at_or_after(key, from, timestamp).await? {
             if hit.base_offset >= upto {
                 break;
             }
             // It may have moved while the disk was read.
-            let log_start = self.log_start(key);
-            let log_start = log_start.ok_or(StorageError::UnknownPartition(key))?;
-            let found = hit.first_record(log_start, timestamp, &mut scratch);
+            let log_start = || {
+                let known = self.log_start(key);
+                known.ok_or(StorageError::UnknownPartition(key))
+            };
+            let found = self.first_record(&hit, log_start()?, timestamp).await;
             let found = found.map_err(|source| StorageError::Undecodable {
                 partition: key,
                 offset: hit.base_offset,
                 source,
             })?;
+            if let Some(found) = found
+                && found.offset < log_start()?
+            {
+                // It moved while the batch was decompressed.
+                continue;
+            }
             if found.is_some() {
                 return Ok(found.filter(|found| found.offset < upto));
             }
@@ -179,6 +188,32 @@ impl Lane {
         }
     }
 
+    /// The record of the batch at or behind `from`, if there is one: decompressed in steps, one batch of the lane
+    /// at a time, so that the memory for it is bounded.
+    async fn first_record(
+        &self,
+        hit: &BatchHit,
+        from: Offset,
+        timestamp: i64,
+    ) -> Result<Option<TimestampHit>, RecordsError> {
+        let (batch, _) = BatchView::split_first(&hit.batch)?;
+        let turn = (batch.codec()? != Codec::None).then(|| self.decompressions.join());
+        if let Some(turn) = &turn {
+            turn.first().await;
+        }
+        let limits = DecompressLimits::default();
+        let mut search = TimestampSearch::new(&batch, from, timestamp, limits)?;
+        while search.step()? == Progress::More {
+            yield_if_needed().await;
+        }
+        let of_log = |found: OffsetAndTimestamp| TimestampHit {
+            offset: found.offset,
+            timestamp: found.timestamp,
+            leader_epoch: batch.partition_leader_epoch(),
+        };
+        Ok(search.found().map(of_log))
+    }
+
     async fn hit_in_table(
         &self,
         range: &TableRange,
@@ -209,27 +244,6 @@ impl Lane {
             }
         }
         Ok(None)
-    }
-}
-
-impl BatchHit {
-    /// The record at or behind `from`, if there is one.
-    fn first_record(
-        &self,
-        from: Offset,
-        timestamp: i64,
-        scratch: &mut Vec<u8>,
-    ) -> Result<Option<TimestampHit>, RecordsError> {
-        let (batch, _) = BatchView::split_first(&self.batch)?;
-        let limits = DecompressLimits::default();
-        let found = batch.first_at_or_after(from, timestamp, scratch, limits)?;
-        Ok(
-            found.map(|OffsetAndTimestamp { offset, timestamp }| TimestampHit {
-                offset,
-                timestamp,
-                leader_epoch: batch.partition_leader_epoch(),
-            }),
-        )
     }
 }
 

@@ -103,7 +103,7 @@ impl Layout {
         let segment = u32::try_from(segment).expect("an index has fewer than 2^32 entries");
         self.filters.enter(part, segment).await;
         let note = |key: &[u8]| self.filters.note(FilterKey::new(hash.of(key)));
-        if for_each_key(batch, scratch, note).is_err() {
+        if for_each_key(batch, scratch, note).await.is_err() {
             self.filters.spoil();
         }
     }
