@@ -208,6 +208,16 @@ fn compaction(seed: u64, topic: usize) -> Vec<(&'static str, String)> {
     ]
 }
 
+/// Topics store batches with a codec of their own in one seed of so many, by its number too.
+const OWN_CODEC_ONE_OF: u64 = 5;
+
+/// The codec that a topic compresses its batches with; most leave them to their producers.
+fn own_codec(seed: u64, topic: usize) -> Option<(&'static str, String)> {
+    let turn = usize::try_from(seed / OWN_CODEC_ONE_OF).unwrap_or_default() + topic;
+    let codec = ["gzip", "snappy", "lz4", "zstd"][turn % 4];
+    (seed % OWN_CODEC_ONE_OF == 2).then(|| ("compression.type", codec.to_owned()))
+}
+
 /// Everything that one seed draws before it begins.
 #[derive(Debug, Clone)]
 pub(crate) struct Mix {
@@ -246,6 +256,7 @@ impl Mix {
             if compacts(seed) {
                 topic.configs.extend(compaction(seed, number));
             }
+            topic.configs.extend(own_codec(seed, number));
             topic
         };
         Mix {
