@@ -87,9 +87,7 @@ pub(crate) struct Broker {
 pub(crate) fn command(data_dir: &Path, settings: &[(&str, &str)]) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
-        // One thread: the test then runs on the process's first, so that no thread is left that a signal to stop would
-        // end.
-        .args(["--exact", PROCESS_TEST, "--nocapture", "--test-threads=1"])
+        .args(["--exact", PROCESS_TEST, "--nocapture"])
         .env(DATA_DIR, data_dir)
         .envs([
             ("STREAMBUS_NODE__CORES", "2"),

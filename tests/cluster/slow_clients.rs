@@ -247,6 +247,12 @@ fn a_fetch_that_waits_for_many_bytes_reads_when_they_are_there() {
     assert!(reads <= 4 * 8, "{reads} reads for four answers");
 }
 
+/// Has processes that this thread starts take signals to stop: the test runner's first thread, which is in them too,
+/// would else let one end the process. They inherit what is blocked here.
+fn take_signals() {
+    streambus_shards::catch_stop_signals().unwrap();
+}
+
 fn terminate(broker: &Broker) {
     let id = broker.id().to_string();
     let sent = Command::new("kill").args(["-TERM", &id]).status().unwrap();
@@ -259,6 +265,7 @@ fn a_stop_answers_fetches_that_wait_and_ends_at_once() {
     // all are answered, and the process ends well within shutdown.drain_timeout_ms.
     let home = tempfile::tempdir().unwrap();
     let settings = [("STREAMBUS_SHUTDOWN__DRAIN_TIMEOUT_MS", "60000")];
+    take_signals();
     let mut broker = Broker::start(home.path(), &settings);
     let mut client = Client::connect(&broker.node.to_string(), ClientConfig::default()).unwrap();
     client.create_topic("quiet", 4, 1).unwrap();
@@ -292,6 +299,7 @@ fn a_stuck_core_does_not_keep_the_process() {
         (crate::process::STUCK, "1"),
         ("STREAMBUS_SHUTDOWN__DRAIN_TIMEOUT_MS", "1000"),
     ];
+    take_signals();
     let mut broker = Broker::start_logged(&data, &settings, &log);
     let deadline = Instant::now() + PATIENCE;
     let live = || {
