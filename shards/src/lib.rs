@@ -45,6 +45,7 @@ mod ring_tests;
 mod rng;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
+mod spin;
 mod stop;
 pub mod sync;
 mod task;

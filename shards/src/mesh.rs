@@ -10,11 +10,12 @@ use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Poll;
+use std::task::{Poll, Waker};
 
 use atomic_waker::AtomicWaker;
 
 use crate::ring::{Consumer, Producer, ring};
+use crate::spin;
 use crate::sync::{Line, Notify, Slot};
 use crate::task::spawn_begun;
 
@@ -73,6 +74,8 @@ struct Inner<Q, R> {
     peers: Vec<Option<Peer<Q, R>>>,
     own_wake: Arc<AtomicWaker>,
     own_stopped: Arc<AtomicBool>,
+    /// The same task's waker, for this core itself.
+    serving: RefCell<Option<Waker>>,
     hops: Cell<u64>,
     full: Cell<u64>,
 }
@@ -91,6 +94,28 @@ impl<Q, R> Inner<Q, R> {
 impl<Q, R> Drop for Inner<Q, R> {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+impl<Q: Send, R: Send> Inner<Q, R> {
+    /// Has the calling task woken when another core has sent something.
+    fn register(&self, waker: &Waker) {
+        self.own_wake.register(waker);
+        let mut serving = self.serving.borrow_mut();
+        if !serving.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *serving = Some(waker.clone());
+        }
+    }
+
+    /// Whether another core has sent something. Wakes the task that drains.
+    fn look(&self) -> bool {
+        let mut peers = self.peers.iter().flatten();
+        let came = peers.any(|peer| !peer.receive.borrow().is_empty());
+        if let Some(waker) = self.serving.borrow().as_ref().filter(|_| came) {
+            // The sender's wake-up may be on its way; it takes the executor longer to see that.
+            waker.wake_by_ref();
+        }
+        came
     }
 }
 
@@ -178,6 +203,7 @@ impl<Q: Send + 'static, R: Send + 'static> MeshSeed<Q, R> {
                 peers: peers.collect(),
                 own_wake: Arc::clone(&self.wakes[usize::from(self.core.0)]),
                 own_stopped: Arc::clone(&self.stopped[usize::from(self.core.0)]),
+                serving: RefCell::new(None),
                 hops: Cell::new(0),
                 full: Cell::new(0),
             }),
@@ -275,9 +301,11 @@ impl<Q: Send + 'static, R: Send + 'static> Mesh<Q, R> {
         F: Future<Output = R> + 'static,
     {
         let handler = Rc::new(handler);
+        let inner = Rc::downgrade(&self.inner);
+        spin::look_at(move || inner.upgrade().is_some_and(|inner| inner.look()));
         loop {
             let batch = std::future::poll_fn(|cx| {
-                self.inner.own_wake.register(cx.waker());
+                self.inner.register(cx.waker());
                 let (batch, more) = self.drain();
                 if more {
                     // Come back after the other tasks had their turn.
@@ -305,7 +333,7 @@ impl<Q: Send + 'static, R: Send + 'static> Mesh<Q, R> {
     /// Takes up to a batch of messages from each core: replies go to their slots, requests are
     /// returned, and whether there may be more.
     fn drain(&self) -> (Vec<(CoreId, u32, Q)>, bool) {
-        let (mut requests, mut more) = (Vec::new(), false);
+        let (mut requests, mut more, mut came) = (Vec::new(), false, false);
         for (core, peer) in self.inner.peers.iter().enumerate() {
             let Some(peer) = peer else { continue };
             let from = CoreId(u16::try_from(core).expect("as numbered"));
@@ -325,6 +353,10 @@ impl<Q: Send + 'static, R: Send + 'static> Mesh<Q, R> {
             if stopped && taken < DRAIN_BATCH {
                 Self::give_up(peer, from);
             }
+            came |= taken > 0;
+        }
+        if came {
+            spin::work_came();
         }
         (requests, more)
     }

@@ -11,6 +11,7 @@ use glommio::{LocalExecutor, LocalExecutorBuilder, Placement};
 use crate::heartbeat;
 use crate::mesh::{CoreId, Mesh, mesh_seeds};
 use crate::ring_memory::patiently;
+use crate::spin;
 use crate::task::create_queues;
 use crate::timers;
 use crate::uring::Uring;
@@ -30,7 +31,8 @@ pub struct NodePlan {
     /// Whether to pin each to a CPU. Left out where there are more cores than CPUs.
     pub pin: bool,
     /// How long a core that has nothing to do looks for work before it goes to sleep. Waking a sleeping core takes
-    /// tens of microseconds. Left out where there are more cores than CPUs: they would look in each other's time.
+    /// tens of microseconds. It looks only where that pays (see `spin`), and not at all unless each core has a
+    /// CPU to itself: they would look in each other's time.
     pub spin: Duration,
 }
 
@@ -84,24 +86,23 @@ where
     let mut threads = Vec::new();
     for (core, seed) in mesh_seeds::<Q, R>(plan.cores).into_iter().enumerate() {
         let own_cpus = plan.cores <= cpus.len();
-        let placement = match cpus.get(core) {
-            Some(cpu) if plan.pin && own_cpus => Placement::Fixed(*cpu),
-            _ => Placement::Unbound,
+        let (placement, spin) = match cpus.get(core) {
+            Some(cpu) if plan.pin && own_cpus => (Placement::Fixed(*cpu), plan.spin),
+            _ => (Placement::Unbound, Duration::ZERO),
         };
-        let spin = if own_cpus { plan.spin } else { Duration::ZERO };
         let (body, cores, started) = (body.clone(), plan.cores, started.clone());
         let (go, may_go) = mpsc::channel();
         let thread = thread::Builder::new()
             .name(format!("core-{core}"))
             .spawn(move || {
-                let executor = executor(&placement, spin)?;
+                let executor = executor(&placement)?;
                 let told = started.send(());
                 drop(started);
                 if told.is_err() || may_go.recv().is_err() {
                     // Another core could not start, and says why.
                     return Ok(None);
                 }
-                Ok(Some(run_on(&executor, async move {
+                Ok(Some(run_on(&executor, spin, async move {
                     let mesh = seed.grow();
                     let (core, end) = (mesh.core(), mesh.clone());
                     let result = body(CoreContext { core, cores, mesh }).await;
@@ -142,30 +143,31 @@ where
 /// [`StartFailed`].
 pub fn run_alone<T: 'static>(future: impl Future<Output = T>) -> Result<T, StartFailed> {
     heartbeat::start();
-    let executor = executor(&Placement::Unbound, Duration::ZERO)
-        .map_err(|failed| StartFailed::new(0, &failed))?;
-    Ok(run_on(&executor, future))
+    let executor = executor(&Placement::Unbound).map_err(|failed| StartFailed::new(0, &failed))?;
+    Ok(run_on(&executor, Duration::ZERO, future))
 }
 
-pub(crate) fn executor(placement: &Placement, spin: Duration) -> io::Result<LocalExecutor> {
+pub(crate) fn executor(placement: &Placement) -> io::Result<LocalExecutor> {
     patiently(|| {
         LocalExecutorBuilder::new(placement.clone())
             .io_memory(IO_MEMORY_BYTES)
             .ring_depth(RING_ENTRIES as usize)
             .preempt_timer(PREEMPT_AFTER)
-            .spin_before_park(spin)
+            .spin_before_park(Duration::ZERO)
             .make()
             .map_err(io::Error::from)
     })
 }
 
-fn run_on<T>(executor: &LocalExecutor, future: impl Future<Output = T>) -> T {
+fn run_on<T>(executor: &LocalExecutor, spin: Duration, future: impl Future<Output = T>) -> T {
     executor.run(async {
         create_queues();
         timers::start();
+        spin::start(spin);
         heartbeat::join().await;
         let result = future.await;
         heartbeat::leave();
+        spin::end().await;
         timers::end().await;
         Uring::give_up().await;
         result

@@ -10,6 +10,8 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use crate::spin::Turn;
+
 /// What a task and its handle share.
 #[derive(Default)]
 struct Link {
@@ -35,14 +37,17 @@ pub(crate) struct RealTask<T> {
 }
 
 impl<T: 'static> RealTask<T> {
-    /// Has glommio run a future, in the way that `spawn` says.
+    /// Has glommio run a future, in the way that `spawn` says: in the queue of foreground tasks, or in one of those
+    /// of `background` tasks.
     pub(crate) fn new<F: Future<Output = T> + 'static>(
+        background: bool,
         future: F,
         spawn: impl FnOnce(Run<F>) -> glommio::Task<Option<T>>,
     ) -> RealTask<T> {
         let link = Rc::new(Link::default());
         let task = spawn(Run {
             link: Rc::clone(&link),
+            background,
             future,
         });
         RealTask {
@@ -93,6 +98,7 @@ impl<T> fmt::Debug for RealTask<T> {
 /// A future until it ends or is given up.
 pub(crate) struct Run<F> {
     link: Rc<Link>,
+    background: bool,
     future: F,
 }
 
@@ -102,10 +108,15 @@ impl<F: Future> Future for Run<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         // SAFETY: nothing is moved out of it. Its future is reached only here, pinned, and is dropped in its place,
         // as `Run` has no `Drop` of its own; and `Run` is `Unpin` only where the future is.
-        let Run { link, future } = unsafe { self.get_unchecked_mut() };
+        let Run {
+            link,
+            background,
+            future,
+        } = unsafe { self.get_unchecked_mut() };
         if link.given_up.get() {
             return Poll::Ready(None);
         }
+        let _turn = Turn::begin(*background);
         // SAFETY: as above.
         let future = unsafe { Pin::new_unchecked(future) };
         if let Poll::Ready(value) = future.poll(cx) {

@@ -102,6 +102,12 @@ impl<T: Send> Producer<T> {
 }
 
 impl<T: Send> Consumer<T> {
+    /// Whether there is nothing to pop. A value that was pushed before is seen at last, not at once.
+    pub(crate) fn is_empty(&self) -> bool {
+        // Relaxed: nothing is read on the strength of it. `pop` looks again.
+        self.head == self.tail_seen && self.head == self.shared.tail.0.load(Ordering::Relaxed)
+    }
+
     /// Pops the oldest value, if there is one.
     pub(crate) fn pop(&mut self) -> Option<T> {
         if self.head == self.tail_seen {

@@ -33,7 +33,7 @@ pub fn try_ring_memory(cores: usize) -> Result<(), UringRefused> {
         return Err(io::Error::from_raw_os_error(libc::ENOMEM).into());
     }
     // glommio looks once whether it may make rings, and remembers a no: have it look while there is room.
-    drop(executor(&Placement::Unbound, Duration::ZERO)?);
+    drop(executor(&Placement::Unbound)?);
     let mut rings = Vec::new();
     for _ in 0..cores * RINGS_PER_CORE {
         match patiently(|| IoUring::new(RING_ENTRIES)) {

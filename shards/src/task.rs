@@ -4,11 +4,11 @@ use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use glommio::{Latency, Shares, TaskQueueHandle};
 
 use crate::real_task::RealTask;
+use crate::spin;
 
 #[cfg(any(test, feature = "sim"))]
 use crate::sim::{Stream, executor::SimTask, world};
@@ -38,18 +38,13 @@ thread_local! {
     static QUEUES: Cell<Option<Queues>> = const { Cell::new(None) };
 }
 
-/// How soon a running foreground task should offer to yield.
-const FOREGROUND_LATENCY: Duration = Duration::from_millis(5);
-
 /// Makes this executor's queues. Called once, before its first task.
 pub(crate) fn create_queues() {
     let executor = glommio::executor();
     let queues = Queues {
-        foreground: executor.create_task_queue(
-            Shares::Static(1_000),
-            Latency::Matters(FOREGROUND_LATENCY),
-            "foreground",
-        ),
+        // The one that an executor has from the start, with 1,000 shares: its first task is in it, and what
+        // that one spawns.
+        foreground: TaskQueueHandle::default(),
         cold_read: executor.create_task_queue(
             Shares::Static(200),
             Latency::NotImportant,
@@ -121,7 +116,11 @@ pub fn spawn<T: 'static>(future: impl Future<Output = T> + 'static) -> Task<T> {
         let queue = world.executor.queue();
         return Task::simulated(SimTask::spawn(&world, world.place(), queue, future));
     }
-    Task(Handle::Real(RealTask::new(future, glommio::spawn_local)))
+    Task(Handle::Real(RealTask::new(
+        spin::in_background(),
+        future,
+        glommio::spawn_local,
+    )))
 }
 
 /// Begins a future at once and runs the rest of it in a task, as [`spawn`] does. What it does before it first
@@ -156,7 +155,8 @@ pub fn spawn_in<T: 'static>(queue: Queue, future: impl Future<Output = T> + 'sta
         Queue::Background => queues.background,
         Queue::Scrub => queues.scrub,
     };
-    Task(Handle::Real(RealTask::new(future, |future| {
+    let background = queue != Queue::Foreground;
+    Task(Handle::Real(RealTask::new(background, future, |future| {
         glommio::spawn_local_into(future, handle).expect("the queue was made with this executor")
     })))
 }

@@ -20,6 +20,7 @@ use glommio::io::PollableFd;
 use io_uring::{IoUring, squeue};
 
 use crate::ring_memory::patiently;
+use crate::spin;
 use crate::sync::{Line, Notify};
 use crate::task::{Queue, Task, spawn_in};
 
@@ -105,9 +106,15 @@ impl Uring {
         }
     }
 
-    /// Hands completions to whoever waits for them. Cheap when there are none.
-    pub(crate) fn reap(&self) {
+    /// Hands completions of this core's ring to whoever waits for them, if it has one; returns whether there were any.
+    pub(crate) fn reap_own() -> bool {
+        URING.with_borrow(|uring| uring.as_ref().is_some_and(|uring| uring.reap()))
+    }
+
+    /// Hands completions to whoever waits for them, and returns whether there were any. Cheap when there are none.
+    pub(crate) fn reap(&self) -> bool {
         let mut wakers = Vec::new();
+        let mut came = false;
         {
             let mut inner = self.inner.borrow_mut();
             let Inner {
@@ -116,6 +123,7 @@ impl Uring {
                 free,
             } = &mut *inner;
             for completion in ring.completion() {
+                came = true;
                 let place = usize::try_from(completion.user_data()).expect("our own number");
                 let operation = operations[place]
                     .as_mut()
@@ -129,7 +137,11 @@ impl Uring {
                 }
             }
         }
+        if came {
+            spin::work_came();
+        }
         wakers.into_iter().for_each(Waker::wake);
+        came
     }
 
     /// Runs one operation and returns its result with what it kept.

@@ -177,6 +177,7 @@ fn who_waits_for_a_message_is_always_woken() {
             assert_eq!(next(&mut consumer, &bell), expected);
         }
         sending.join().unwrap();
+        assert!(consumer.is_empty());
     });
 }
 
@@ -211,6 +212,8 @@ fn look_once(register_first: bool) {
             seen
         };
         sending.join().expect("no panic");
+        // A core that looks before it sleeps sees at last what was sent.
+        assert_eq!(consumer.is_empty(), seen.is_some());
         assert!(
             seen.is_some() || called.0.load(Ordering::SeqCst),
             "a message was neither seen nor announced"

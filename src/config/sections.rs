@@ -26,9 +26,9 @@ section! {
         cores: usize = 0, in 0..=256;
         /// Whether each core's thread stays on one CPU. Ignored where there are fewer CPUs than cores.
         pin: bool = true, in Closed;
-        /// How long an idle core looks for work before it sleeps. Waking it takes tens of microseconds, an
-        /// idle core that looks for 200 us at a time uses about a tenth of its CPU; 0 sleeps at once. Ignored
-        /// where there are fewer CPUs than cores.
+        /// How long a core looks for more work before it sleeps, for waking it takes tens of microseconds. It looks after
+        /// work that came from a client, another core or the disk, as long as that has paid lately and no other thread
+        /// waits for its CPU. 0 sleeps at once. Ignored without `pin`, and where there are fewer CPUs than cores.
         spin_us: u64 = 200, in 0..=10_000;
         /// The failure domain that replicas of one partition never share. When unset, racks are unknown to clients.
         rack: Option<String> = None, in TextLength(LABEL_BYTES_MAX);

@@ -11,6 +11,7 @@ use glommio::io::PollableFd;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::buffer::{Buf, BufMut};
+use crate::spin;
 
 /// Connections the kernel holds for a listener until they are accepted.
 const BACKLOG: i32 = 1_024;
@@ -45,6 +46,7 @@ impl RealListener {
                 Ok((socket, _)) => return RealStream::new(socket),
                 Err(error) if waits(&error) || error.kind() == io::ErrorKind::ConnectionAborted => {
                     self.socket.readable().await.map_err(io::Error::other)?;
+                    spin::work_came();
                 }
                 Err(error) => return Err(error),
             }
@@ -115,6 +117,7 @@ impl RealStream {
             if let Err(error) = self.socket.readable().await {
                 return (Err(io::Error::other(error)), buf);
             }
+            spin::work_came();
         }
     }
 
@@ -135,6 +138,7 @@ impl RealStream {
                 Ok(count) => return Ok(count),
                 Err(error) if waits(&error) => {
                     self.socket.writable().await.map_err(io::Error::other)?;
+                    spin::work_came();
                 }
                 Err(error) => return Err(error),
             }
