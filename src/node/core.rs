@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use streambus_ops::{CoreMetrics, State, WalMetrics};
 use streambus_shards::{
-    CoreContext, Queue, halt, now, sleep, spawn, spawn_in, stop_requested, timeout,
+    CoreContext, Queue, give_memory_back, halt, now, sleep, spawn, spawn_in, stop_requested,
+    timeout,
 };
 use streambus_storage::{Lane, Recovery};
 
@@ -18,7 +19,7 @@ use crate::kafka::Broker;
 use crate::metadata::log::{MetadataLog, Opened};
 use crate::metadata::{Controller, Image, Limits};
 use crate::shard::op::{Op, Reply};
-use crate::shard::{OpenedLane, Shard, gauge};
+use crate::shard::{OpenedLane, Shard, Space, gauge};
 
 /// A core's whole life: recovery, service, drain.
 ///
@@ -34,18 +35,27 @@ pub async fn run_core(start: Arc<Start>, context: CoreContext<Op, Reply>) -> Res
     let lanes = or_halt(open_lanes(&start, core, &image, &metrics.wal).await).await;
     let controller = leads.then(|| Rc::new(Controller::new(Limits::from(&*start.config))));
     let controller_image = leads.then(|| image.clone());
-    let shard = Shard::new(context.mesh, image, lanes, controller.clone(), metrics);
+    let space = Space::new(directory, start.config.storage.min_free_bytes);
+    let shard = Shard::new(
+        context.mesh,
+        image,
+        lanes,
+        controller.clone(),
+        metrics,
+        space,
+    );
+    shard.look_at_space();
     spawn(Rc::clone(&shard).serve_mesh()).detach();
     let ages_every = Duration::from_millis(start.config.topics.retention_check_interval_ms);
     let retention = Rc::clone(&shard).keep_retention(ages_every);
     spawn_in(Queue::Background, retention).detach();
-    let min_free_bytes = start.config.storage.min_free_bytes;
-    spawn(shard.watch_space(directory, min_free_bytes)).detach();
     spawn(stop_on_failure(Rc::clone(&shard))).detach();
     spawn(report(Rc::clone(&shard), Arc::clone(&start))).detach();
     if let (Some(controller), Some(image), Some(log)) = (controller, controller_image, log) {
         // The others read the metadata's files too: nothing new is written there before they have.
         shard.await_others().await;
+        // All have read the metadata's files, in memory that is not wanted again.
+        give_memory_back();
         spawn_in(Queue::Background, Rc::clone(&shard).keep_forgetting()).detach();
         let publisher = Rc::clone(&shard);
         spawn(async move {
@@ -97,7 +107,7 @@ async fn or_halt<T>(result: Result<T, String>) -> T {
     }
 }
 
-/// How often a core says that it lives and what it holds.
+/// How often a core says that it lives and what it holds, and looks how much the disk has free.
 const REPORT_EVERY: Duration = Duration::from_millis(500);
 
 /// Says that this core lives, and what it holds, for ever.
@@ -106,8 +116,9 @@ async fn report(shard: Rc<Shard>, start: Arc<Start>) {
     let health = &start.around.health;
     loop {
         health.beat(core);
+        shard.look_at_space();
         shard.report();
-        health.set_troubles(core, shard.troubles(&start.config.data.dir));
+        health.set_troubles(core, shard.troubles());
         sleep(REPORT_EVERY).await;
     }
 }

@@ -201,7 +201,7 @@ impl Shard {
         let pending = match led.partition.admit(facts, bytes_max) {
             Admission::Append { base_offset } => {
                 // Not before: the answer to a duplicate needs no space.
-                if let Some(refusal) = self.space.get().refusal() {
+                if let Some(refusal) = self.space_refusal() {
                     led.partition.refused(facts, wall_ms());
                     return Ok(Pending::Settled(Err(refusal)));
                 }

@@ -41,7 +41,7 @@ use away::{Away, Guests};
 use commits::CommitWaiters;
 use deleted::Dropping;
 use op::{Op, Reply};
-use space::Watermark;
+pub use space::Space;
 use waiters::{Waiter, Waiters};
 
 /// A partition that this core leads, with what belongs to it.
@@ -86,7 +86,7 @@ pub struct Shard {
     guests: Rc<Guests>,
     last_commit: Cell<Option<CommitMeasured>>,
     /// Whether there is space to produce.
-    space: Cell<Watermark>,
+    space: Space,
     metrics: Rc<CoreMetrics>,
     hops_told: Cell<u64>,
     full_told: Cell<u64>,
@@ -113,6 +113,7 @@ impl Shard {
         lanes: Vec<OpenedLane>,
         controller: Option<Rc<Controller>>,
         metrics: Rc<CoreMetrics>,
+        space: Space,
     ) -> Rc<Shard> {
         let mut partitions = FxHashMap::default();
         let mut own = Vec::new();
@@ -162,7 +163,7 @@ impl Shard {
             away: Away::default(),
             guests: Rc::default(),
             last_commit: Cell::new(None),
-            space: Cell::new(Watermark::default()),
+            space,
             metrics,
             hops_told: Cell::new(0),
             full_told: Cell::new(0),
@@ -403,11 +404,11 @@ impl Shard {
         written.manifest.absolute(sum(|lane| lane.manifest_bytes));
     }
 
-    /// What is wrong on this core while it serves; `directory` is where its lanes are.
-    pub fn troubles(&self, directory: &str) -> Troubles {
+    /// What is wrong on this core while it serves.
+    pub fn troubles(&self) -> Troubles {
         Troubles {
             damage: self.damage(),
-            low_space: self.space.get().low(directory),
+            low_space: self.space.low(),
         }
     }
 

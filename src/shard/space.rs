@@ -1,27 +1,27 @@
 //! Free space: produce is refused before the disk is full, so that what gives space back (retention,
 //! deletion, flushing what was acknowledged) still has some to work with.
 
+use std::cell::Cell;
 use std::path::PathBuf;
-use std::rc::Rc;
 use std::time::Duration;
 
 use streambus_ops::LowSpace;
 use streambus_proto::error_code::ErrorCode;
-use streambus_shards::{disk, sleep};
+use streambus_shards::{Instant, disk, now};
 
 use super::op::AppendRefusal;
 use super::{Shard, gauge};
 
-/// How often the file system is asked. A fast disk takes 250 MB in this time, half of the default
-/// `storage.min_free_bytes`; asking takes about a microsecond.
-const EVERY: Duration = Duration::from_millis(100);
+/// How old a look at the file system may be when a batch is to be appended. A fast disk takes 250 MB in this time, half of
+/// the default `storage.min_free_bytes`; asking takes about a microsecond.
+const LOOK_AGE_MAX: Duration = Duration::from_millis(100);
 /// Produce is taken again when this share of the limit is free above it. Without a gap, each batch of a
 /// disk at the limit would turn refusal on and off.
 const RESUME_ABOVE_PART: u64 = 8;
 
 /// What a look at the free space changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Turn {
+enum Turn {
     /// Produce is refused from now on.
     Low,
     /// Produce is taken again.
@@ -30,7 +30,7 @@ pub(super) enum Turn {
 
 /// Whether there is space to produce: low and high watermark of what is free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Watermark {
+struct Watermark {
     min_free_bytes: u64,
     free_bytes: u64,
     is_low: bool,
@@ -38,7 +38,7 @@ pub(super) struct Watermark {
 
 impl Watermark {
     /// Takes everything until the first look.
-    pub(super) fn new(min_free_bytes: u64) -> Watermark {
+    fn new(min_free_bytes: u64) -> Watermark {
         Watermark {
             min_free_bytes,
             free_bytes: u64::MAX,
@@ -47,7 +47,7 @@ impl Watermark {
     }
 
     /// What was seen at a look; says whether anything changes.
-    pub(super) fn look(&mut self, free_bytes: u64) -> Option<Turn> {
+    fn look(&mut self, free_bytes: u64) -> Option<Turn> {
         self.free_bytes = free_bytes;
         if !self.is_low && free_bytes < self.min_free_bytes {
             self.is_low = true;
@@ -66,8 +66,7 @@ impl Watermark {
             .saturating_add(self.min_free_bytes / RESUME_ABOVE_PART)
     }
 
-    /// What operators are told while produce is refused.
-    pub(super) fn low(&self, directory: &str) -> Option<LowSpace> {
+    fn low(&self, directory: &str) -> Option<LowSpace> {
         self.is_low.then(|| LowSpace {
             directory: directory.to_owned(),
             free_bytes: self.free_bytes,
@@ -77,7 +76,7 @@ impl Watermark {
     }
 
     /// The answer to a batch, if it is refused.
-    pub(super) fn refusal(&self) -> Option<AppendRefusal> {
+    fn refusal(&self) -> Option<AppendRefusal> {
         self.is_low.then(|| {
             let message = format!(
                 "the disk has {} bytes free, and storage.min_free_bytes={} must stay free; produce is taken again at {}: delete topics, shorten retention, or make room",
@@ -90,33 +89,51 @@ impl Watermark {
     }
 }
 
-impl Shard {
-    /// Has produce refused while less than `min_free_bytes` is free where `directory` is. Looks once
-    /// now, then for ever in the future that it returns.
-    pub fn watch_space(
-        self: &Rc<Self>,
-        directory: PathBuf,
-        min_free_bytes: u64,
-    ) -> impl Future<Output = ()> + use<> {
-        self.space.set(Watermark::new(min_free_bytes));
-        self.look_at_space(&directory);
-        let shard = Rc::clone(self);
-        async move {
-            loop {
-                sleep(EVERY).await;
-                shard.look_at_space(&directory);
-            }
+/// Where the free space is looked at, and what was seen.
+#[derive(Debug)]
+pub struct Space {
+    directory: PathBuf,
+    watermark: Cell<Watermark>,
+    looked: Cell<Instant>,
+}
+
+impl Space {
+    /// Takes everything until the first look.
+    pub fn new(directory: PathBuf, min_free_bytes: u64) -> Space {
+        Space {
+            directory,
+            watermark: Cell::new(Watermark::new(min_free_bytes)),
+            looked: Cell::new(now()),
         }
     }
 
-    fn look_at_space(&self, directory: &std::path::Path) {
+    /// What operators are told while produce is refused.
+    pub(super) fn low(&self) -> Option<LowSpace> {
+        let directory = self.directory.display().to_string();
+        self.watermark.get().low(&directory)
+    }
+}
+
+impl Shard {
+    /// The answer to a batch that is to be appended, if there is no space for it. Looks again if the last look is too old, so
+    /// that an idle core need not look.
+    pub(super) fn space_refusal(&self) -> Option<AppendRefusal> {
+        if self.space.looked.get().elapsed() >= LOOK_AGE_MAX {
+            self.look_at_space();
+        }
+        self.space.watermark.get().refusal()
+    }
+
+    /// Looks how much is free, and has produce refused while that is less than must be.
+    pub fn look_at_space(&self) {
+        self.space.looked.set(now());
         // A file system that can't be asked fails its writes too, and those are handled.
-        let Ok(free_bytes) = disk::free_bytes(directory) else {
+        let Ok(free_bytes) = disk::free_bytes(&self.space.directory) else {
             return;
         };
-        let mut space = self.space.get();
+        let mut space = self.space.watermark.get();
         let turn = space.look(free_bytes);
-        self.space.set(space);
+        self.space.watermark.set(space);
         let figures = &self.metrics.storage;
         figures.disk_free_bytes.set(gauge(free_bytes));
         figures.low_space.set(f64::from(u8::from(space.is_low)));

@@ -22,7 +22,7 @@ use crate::config::{Advertise, Config};
 use crate::kafka::{ConnectionLimits, ListenerPlan, accept};
 use crate::metadata::{Image, NodeId};
 use crate::shard::op::{Op, Reply};
-use crate::shard::{OpenedLane, Shard};
+use crate::shard::{OpenedLane, Shard, Space};
 
 const TOPIC: &str = "rows";
 /// Its answers have a header of four bytes, the correlation id.
@@ -96,7 +96,8 @@ async fn lane_of_topic(config: &Config) -> OpenedLane {
 
 fn shard(mesh: MeshSeed<Op, Reply>, lanes: Vec<OpenedLane>) -> Rc<Shard> {
     let metrics = Rc::new(CoreMetrics::new(&Registry::new(), 0));
-    Shard::new(mesh.grow(), image(), lanes, None, metrics)
+    let space = Space::new("/nowhere".into(), 0);
+    Shard::new(mesh.grow(), image(), lanes, None, metrics, space)
 }
 
 /// A core with one lane. Its connections may hold two requests.
