@@ -63,6 +63,10 @@ pub struct Ready {
     pub cores: usize,
     /// Lanes in the data directory.
     pub lanes: u16,
+    /// What all lanes hold of written and read records at most.
+    pub memory_bytes: usize,
+    /// What of it stays for consumers once tables have it: `storage.memtables_kept_bytes` of each lane.
+    pub memtables_kept_bytes: usize,
     /// The data directory.
     pub data_dir: PathBuf,
     /// Each listener: its name, its address, what it shows, and the ports of its cores in core mode.

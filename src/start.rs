@@ -162,6 +162,12 @@ fn banner(ready: &Ready) -> String {
         ready.cluster_id,
     );
     let _ = writeln!(out, "  data      {}", ready.data_dir.display());
+    let _ = writeln!(
+        out,
+        "  memory    up to {} for records under load, {} of it for what tables have (storage.memtables_kept_bytes, for each lane)",
+        size(ready.memory_bytes),
+        size(ready.memtables_kept_bytes),
+    );
     for listener in &ready.listeners {
         let _ = write!(out, "  kafka     {} ({}", listener.address, listener.name);
         let _ = match listener.advertise {
@@ -181,6 +187,16 @@ fn banner(ready: &Ready) -> String {
         );
     }
     out
+}
+
+/// A number of bytes for people.
+fn size(bytes: usize) -> String {
+    const MIB: usize = 1 << 20;
+    const GIB: usize = 1 << 30;
+    if bytes < GIB {
+        return format!("{} MiB", bytes / MIB);
+    }
+    format!("{}.{} GiB", bytes / GIB, bytes % GIB * 10 / GIB)
 }
 
 /// An address to connect to for one to listen on.
@@ -222,6 +238,8 @@ mod tests {
             cluster_id: "c1".to_owned(),
             cores: 5,
             lanes: 5,
+            memory_bytes: 7 << 29,
+            memtables_kept_bytes: 100 << 20,
             data_dir: "./streambus-data".into(),
             listeners: vec![
                 ReadyListener {
@@ -243,6 +261,7 @@ mod tests {
         let wanted = format!(
             "StreamBus {} is ready after 12 ms: 5 cores, 5 lanes, cluster c1\n  \
              data      ./streambus-data\n  \
+             memory    up to 3.5 GiB for records under load, 100 MiB of it for what tables have (storage.memtables_kept_bytes, for each lane)\n  \
              kafka     0.0.0.0:9092 (main, cores at 10092, 10093, 10094, 10095, ...)\n  \
              kafka     127.0.0.1:9093 (one, as one broker)\n  \
              admin     http://127.0.0.1:9644/health and /metrics\n  \

@@ -49,6 +49,17 @@ impl StorageConfig {
         });
     }
 
+    /// What a lane holds of written and read records at most: memtables that no table has yet, kept ones and the one
+    /// that goes, and the cache.
+    pub fn lane_memory_bytes(&self) -> usize {
+        let unflushed = self.memtables_frozen_max.saturating_add(2);
+        let kept = self.memtables_kept_bytes.unwrap_or(0);
+        self.memtable_bytes
+            .saturating_mul(unflushed.saturating_add(1))
+            .saturating_add(kept)
+            .saturating_add(self.cache_bytes)
+    }
+
     /// What each lane is opened with.
     pub fn lane(&self) -> LaneConfig {
         LaneConfig {

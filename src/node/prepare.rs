@@ -223,7 +223,12 @@ pub(super) async fn read_metadata(
 impl Start {
     /// What the node says of itself once it serves.
     pub(super) fn ready(&self) -> Ready {
+        let lanes = usize::from(self.identity.lanes);
+        let storage = &self.config.storage;
+        let kept = storage.memtables_kept_bytes.unwrap_or(0);
         Ready {
+            memory_bytes: storage.lane_memory_bytes().saturating_mul(lanes),
+            memtables_kept_bytes: kept.saturating_mul(lanes),
             cluster_id: self.identity.cluster_id.clone(),
             cores: self.cores,
             lanes: self.identity.lanes,

@@ -10,6 +10,7 @@ mod descriptors;
 mod extremes;
 mod full_disk;
 mod hostile;
+mod idle;
 mod inside;
 mod large;
 mod librdkafka;
