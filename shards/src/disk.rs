@@ -512,9 +512,17 @@ pub fn exists(path: &Path) -> bool {
 /// # Errors
 /// [`DiskError`].
 pub async fn read_file(path: &Path) -> Result<Vec<u8>, DiskError> {
+    Ok(read_whole(path).await?.to_vec())
+}
+
+/// A whole file, in the memory that it was read into.
+///
+/// # Errors
+/// [`DiskError`].
+pub async fn read_whole(path: &Path) -> Result<Buf, DiskError> {
     let file = File::open(path, OpenOptions::default()).await?;
     let len = usize::try_from(file.len()?).expect("a file fits memory");
-    Ok(file.read_at(0, len).await?.to_vec())
+    file.read_at(0, len).await
 }
 
 /// Puts a whole small file in place of whatever has its name: after a crash it is the old one or the

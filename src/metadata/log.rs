@@ -475,8 +475,9 @@ async fn read(
     kind: FileKind,
     index: MetadataIndex,
     path: &Path,
-) -> Result<(Header, Vec<u8>), LogError> {
-    let bytes = disk::read_file(path).await?;
+) -> Result<(Header, Buf), LogError> {
+    // Not copied: with the copy each core would keep twice the size of the log resident.
+    let bytes = disk::read_whole(path).await?;
     let header = frame::decode_header(kind, &bytes).map_err(|error| unreadable(path, error))?;
     if header.index != index {
         let what = format!(

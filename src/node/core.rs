@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use streambus_ops::{CoreMetrics, State, WalMetrics};
 use streambus_shards::{
-    CoreContext, Queue, give_memory_back, halt, now, sleep, spawn, spawn_in, stop_requested,
-    timeout,
+    CoreContext, Queue, halt, now, sleep, spawn, spawn_in, stop_requested, timeout,
 };
 use streambus_storage::{Lane, Recovery};
 
@@ -54,8 +53,6 @@ pub async fn run_core(start: Arc<Start>, context: CoreContext<Op, Reply>) -> Res
     if let (Some(controller), Some(image), Some(log)) = (controller, controller_image, log) {
         // The others read the metadata's files too: nothing new is written there before they have.
         shard.await_others().await;
-        // All have read the metadata's files, in memory that is not wanted again.
-        give_memory_back();
         spawn_in(Queue::Background, Rc::clone(&shard).keep_forgetting()).detach();
         let publisher = Rc::clone(&shard);
         spawn(async move {
