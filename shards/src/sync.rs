@@ -27,7 +27,8 @@ pub struct Notify {
     rings: Cell<u64>,
     /// A remembered ring for one.
     stored: Cell<bool>,
-    waiting: RefCell<Vec<(u64, Waker)>>,
+    /// In the order in which they came, so by ascending id: thousands of connections wait for one bell.
+    waiting: RefCell<VecDeque<(u64, Waker)>>,
     next_id: Cell<u64>,
 }
 
@@ -37,7 +38,7 @@ impl Notify {
         Notify {
             rings: Cell::new(0),
             stored: Cell::new(false),
-            waiting: RefCell::new(Vec::new()),
+            waiting: RefCell::new(VecDeque::new()),
             next_id: Cell::new(0),
         }
     }
@@ -45,14 +46,7 @@ impl Notify {
     /// Wakes one waiting task, or the next that waits.
     pub fn notify_one(&self) {
         self.stored.set(true);
-        let first = {
-            let mut waiting = self.waiting.borrow_mut();
-            if waiting.is_empty() {
-                None
-            } else {
-                Some(waiting.remove(0))
-            }
-        };
+        let first = self.waiting.borrow_mut().pop_front();
         if let Some((_, waker)) = first {
             waker.wake();
         }
@@ -97,15 +91,13 @@ impl Future for Notified<'_> {
             return Poll::Ready(());
         }
         let mut waiting = bell.waiting.borrow_mut();
-        let known = self
-            .id
-            .and_then(|id| waiting.iter().position(|(other, _)| *other == id));
+        let known = self.id.and_then(|id| place_of(&waiting, id));
         if let Some(place) = known {
             waiting[place].1.clone_from(cx.waker());
         } else {
             let id = bell.next_id.get();
             bell.next_id.set(id + 1);
-            waiting.push((id, cx.waker().clone()));
+            waiting.push_back((id, cx.waker().clone()));
             self.id = Some(id);
         }
         Poll::Pending
@@ -116,15 +108,20 @@ impl Drop for Notified<'_> {
     fn drop(&mut self) {
         let Some(id) = self.id else { return };
         let mut waiting = self.bell.waiting.borrow_mut();
-        if let Some(place) = waiting.iter().position(|(other, _)| *other == id) {
+        if let Some(place) = place_of(&waiting, id) {
             waiting.remove(place);
-        } else if self.bell.stored.get() && !waiting.is_empty() {
+        } else if self.bell.stored.get()
+            && let Some((_, waker)) = waiting.pop_front()
+        {
             // It was woken for a ring that it did not take: the next in line gets it.
-            let (_, waker) = waiting.remove(0);
             drop(waiting);
             waker.wake();
         }
     }
+}
+
+fn place_of(waiting: &VecDeque<(u64, Waker)>, id: u64) -> Option<usize> {
+    waiting.binary_search_by_key(&id, |(other, _)| *other).ok()
 }
 
 /// A line: whoever stands in it goes when those who came before have gone.
