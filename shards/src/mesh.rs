@@ -46,6 +46,9 @@ enum Message<Q, R> {
 #[error("core {0} has stopped")]
 pub struct Stopped(pub CoreId);
 
+/// Where the task that asked finds its reply.
+type ReplySlot<R> = Rc<Slot<Result<R, Stopped>>>;
+
 struct Peer<Q, R> {
     send: RefCell<Producer<Message<Q, R>>>,
     receive: RefCell<Consumer<Message<Q, R>>>,
@@ -56,7 +59,8 @@ struct Peer<Q, R> {
     line: Rc<Line>,
     /// Rung for the first of them.
     freed: Notify,
-    waiting: RefCell<Vec<Option<Rc<Slot<Result<R, Stopped>>>>>>,
+    /// By the request's id.
+    waiting: RefCell<Vec<Option<ReplySlot<R>>>>,
     free_ids: RefCell<Vec<u32>>,
     /// Whether the other core serves no more. Set before it wakes this one.
     stopped: Arc<AtomicBool>,

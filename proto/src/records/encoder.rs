@@ -18,7 +18,7 @@ pub(super) struct Encoder(Sink);
 enum Sink {
     Plain(Vec<u8>),
     Gzip(flate2::write::GzEncoder<Vec<u8>>),
-    Snappy(snappy::Encoder, Vec<u8>),
+    Snappy(Box<snappy::Encoder>, Vec<u8>),
     Lz4(Box<lz4_flex::frame::FrameEncoder<Vec<u8>>>),
     Zstd {
         encoder: zstd::stream::write::Encoder<'static, Vec<u8>>,
@@ -40,7 +40,7 @@ impl Encoder {
                     level.map_or_else(flate2::Compression::default, flate2::Compression::new);
                 Sink::Gzip(flate2::write::GzEncoder::new(out, level))
             }
-            Codec::Snappy => Sink::Snappy(snappy::Encoder::begin(&mut out), out),
+            Codec::Snappy => Sink::Snappy(Box::new(snappy::Encoder::begin(&mut out)), out),
             Codec::Lz4 => {
                 // Java's reader takes independent blocks only, and its own writer uses 64 KiB.
                 let frame = lz4_flex::frame::FrameInfo::new()
