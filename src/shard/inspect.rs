@@ -311,6 +311,7 @@ mod tests {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "one table")]
     #[test]
     fn what_takes_long_is_done_in_steps_and_all_is_found() {
         // Proves, row by row, which batches are seen at once, with which codec they are stored, and what their header

@@ -149,7 +149,6 @@ fn records_out_of_the_times_allowed_are_named() {
     assert_eq!(send(&mut wire, "bounded", &untimed, PRODUCE).code, 0);
 }
 
-#[expect(clippy::too_many_lines, reason = "one setting from all sides")]
 #[test]
 fn topics_store_batches_with_their_own_codec() {
     // Proves compression.type: whatever a producer sends is stored with the topic's codec, the same records under the same
@@ -314,7 +313,10 @@ fn bombs_leave_other_partitions_of_their_core_alone() {
                     })
                 })
                 .collect();
-            let ended: Vec<_> = bombs.into_iter().map(|thread| thread.join()).collect();
+            let ended: Vec<_> = bombs
+                .into_iter()
+                .map(std::thread::ScopedJoinHandle::join)
+                .collect();
             done.store(true, Ordering::Relaxed);
             assert!(ended.iter().all(Result::is_ok), "a bomb was not taken");
             beside.join().unwrap()
