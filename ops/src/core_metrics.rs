@@ -299,13 +299,13 @@ impl CoreMetrics {
 
     /// Counts a request of the API with this key and name.
     pub fn request(&self, api_key: i16, name: &'static str) {
-        self.requests.increment(api_key, name);
+        self.requests.increment(api_key, name, 1);
     }
 
-    /// Counts an answer with this Kafka error code and name. Success (0) is not counted.
-    pub fn error(&self, code: i16, name: &'static str) {
+    /// Counts answers with this Kafka error code and name. Success (0) is not counted.
+    pub fn errors(&self, code: i16, name: &'static str, count: u64) {
         if code != 0 {
-            self.errors.increment(code, name);
+            self.errors.increment(code, name, count);
         }
     }
 }
@@ -332,17 +332,17 @@ impl ByName {
         }
     }
 
-    fn increment(&self, number: i16, name: &'static str) {
+    fn increment(&self, number: i16, name: &'static str, count: u64) {
         let mut counters = self.counters.borrow_mut();
         if let Some(counter) = counters.get(&number) {
-            counter.increment(1);
+            counter.increment(count);
         } else if counters.len() < SERIES_MAX {
             let labels = [("core", self.core.as_str()), (self.label, name)];
             let counter = self.registry.counter(self.family, &labels);
-            counter.increment(1);
+            counter.increment(count);
             counters.insert(number, counter);
         } else {
-            self.other.increment(1);
+            self.other.increment(count);
         }
     }
 }
@@ -363,8 +363,8 @@ mod tests {
             metrics.connections.refused(reason);
         }
         metrics.request(0, "Produce");
-        metrics.error(0, "NONE");
-        metrics.error(3, "UNKNOWN_TOPIC_OR_PARTITION");
+        metrics.errors(0, "NONE", 1);
+        metrics.errors(3, "UNKNOWN_TOPIC_OR_PARTITION", 1);
         let text = registry.render();
         for line in [
             "streambus_produce_bytes_total{core=\"3\"} 100",

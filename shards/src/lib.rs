@@ -36,6 +36,8 @@ mod mesh;
 mod net;
 mod node;
 pub mod planted;
+#[cfg(any(test, feature = "sim"))]
+pub mod polls;
 pub mod probe;
 mod real_task;
 mod ring;

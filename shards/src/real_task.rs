@@ -119,6 +119,8 @@ impl<F: Future> Future for Run<F> {
         let _turn = Turn::begin(*background);
         // SAFETY: as above.
         let future = unsafe { Pin::new_unchecked(future) };
+        #[cfg(any(test, feature = "sim"))]
+        let _measured = crate::polls::Measured::begin();
         if let Poll::Ready(value) = future.poll(cx) {
             link.waker.take();
             return Poll::Ready(Some(value));

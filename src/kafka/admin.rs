@@ -7,6 +7,7 @@ use std::task::Poll;
 
 use streambus_proto::ids::{BrokerId, TopicId};
 
+use super::request_memory::Steps;
 use crate::metadata::routing::Routing;
 use crate::metadata::{Command, Decision, Image, Limits, ManualPartition, Refusal, Submit};
 use streambus_proto::error_code::ErrorCode;
@@ -78,9 +79,34 @@ async fn join_all<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
 }
 
 /// Names that stand more than once.
-pub(super) fn duplicates<T: Ord + Clone>(items: impl Iterator<Item = T>) -> BTreeSet<T> {
-    let mut seen = BTreeSet::new();
-    items.filter(|item| !seen.insert(item.clone())).collect()
+pub(super) async fn duplicates<T: Ord + Clone>(items: impl Iterator<Item = T>) -> BTreeSet<T> {
+    let mut steps = Steps::default();
+    let (mut seen, mut twice) = (BTreeSet::new(), BTreeSet::new());
+    for item in items {
+        steps.next().await;
+        if !seen.insert(item.clone()) {
+            twice.insert(item);
+        }
+    }
+    twice
+}
+
+/// Settings that one resource may name in a request: many times what there are.
+const SETTINGS_MAX: usize = 1_000;
+
+/// Refuses a resource that names more settings than it can have, before they are looked at.
+///
+/// # Errors
+/// The refusal.
+pub(super) fn check_settings(count: usize) -> Result<(), Refusal> {
+    if count <= SETTINGS_MAX {
+        return Ok(());
+    }
+    let message = format!(
+        "{count} settings are named for one resource, which has far fewer; name each once, \
+         {SETTINGS_MAX} at most"
+    );
+    Err(Refusal::new(ErrorCode::InvalidRequest, message))
 }
 
 /// What a client sent, for a message: harmless and short.

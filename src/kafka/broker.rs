@@ -21,6 +21,11 @@ const CROWD: usize = 1_000;
 /// How long after most of a crowd has gone the memory is given back.
 const CROWD_LEAVES: Duration = Duration::from_secs(8);
 
+/// A request whose entries cost so much is large: what it took goes back to the kernel afterwards.
+const LARGE_REQUEST_BYTES: usize = 8 << 20;
+/// How long after a large request.
+const LARGE_REQUEST_ENDS: Duration = Duration::from_secs(8);
+
 /// One core's side of the protocol.
 pub struct Broker {
     pub(super) shard: Rc<Shard>,
@@ -40,6 +45,8 @@ pub struct Broker {
     pub(super) open: Cell<usize>,
     /// The most connections that were open since memory was last given back.
     open_peak: Cell<usize>,
+    /// Whether memory of large requests is to be given back soon.
+    gives_back: Cell<bool>,
     /// Rung when a connection closed.
     pub(super) closed: streambus_shards::sync::Notify,
 }
@@ -72,6 +79,7 @@ impl Broker {
             drained: streambus_shards::sync::Notify::new(),
             open: Cell::new(0),
             open_peak: Cell::new(0),
+            gives_back: Cell::new(false),
             closed: streambus_shards::sync::Notify::new(),
             config,
         })
@@ -102,6 +110,21 @@ impl Broker {
             .detach();
         }
         self.closed.notify_one();
+    }
+
+    /// A request's entries cost so many bytes. What was large goes back to the kernel a while later, once for all
+    /// that come meanwhile.
+    pub(super) fn uses_memory(self: &Rc<Self>, bytes: usize) {
+        if bytes < LARGE_REQUEST_BYTES || self.gives_back.replace(true) {
+            return;
+        }
+        let broker = Rc::clone(self);
+        spawn(async move {
+            sleep(LARGE_REQUEST_ENDS).await;
+            broker.gives_back.set(false);
+            give_memory_back();
+        })
+        .detach();
     }
 
     /// Has every connection finish what it has begun and close.

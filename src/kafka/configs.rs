@@ -2,9 +2,11 @@
 
 use std::borrow::Cow;
 
+use rustc_hash::FxHashSet;
 use streambus_proto::error_code::ErrorCode;
 use streambus_proto::ids::BrokerId;
-use streambus_proto::messages::alter_configs_request::AlterConfigsRequest;
+use streambus_proto::messages::Message;
+use streambus_proto::messages::alter_configs_request::{AlterConfigsRequest, AlterConfigsResource};
 use streambus_proto::messages::alter_configs_response::{
     AlterConfigsResourceResponse, AlterConfigsResponse,
 };
@@ -25,8 +27,10 @@ use streambus_proto::messages::list_config_resources_request::ListConfigResource
 use streambus_proto::messages::list_config_resources_response::{
     ConfigResource, ListConfigResourcesResponse,
 };
+use streambus_proto::wire::{ArrayBuilder, EncodeError};
 
-use super::admin::{Host, duplicates, shown, submit_all};
+use super::admin::{Host, check_settings, duplicates, shown, submit_all};
+use super::request_memory::Steps;
 use super::topics::told;
 use crate::metadata::broker_config::{self, BrokerConfigDef, Sources};
 use crate::metadata::config_value::Kind;
@@ -44,40 +48,61 @@ const BROKER_LOGGER: i8 = 8;
 const CLIENT_METRICS: i8 = 16;
 const GROUP: i8 = 32;
 
-/// `DescribeConfigs`.
-pub(crate) fn describe_configs(
+/// `DescribeConfigs`. A resource that is named twice is answered once. From `answer_bytes_max` on, resources are
+/// refused: an answer is many times as long as its request.
+pub(crate) async fn describe_configs(
     host: &impl Host,
     routing: &impl Routing,
     request: &DescribeConfigsRequest<'_>,
-) -> DescribeConfigsResponse<'static> {
+    version: i16,
+    answer_bytes_max: usize,
+) -> Result<DescribeConfigsResponse<'static>, EncodeError> {
     let with = Wanted {
         synonyms: request.include_synonyms,
         documentation: request.include_documentation,
     };
     let log_level = host.log_level();
-    let results = host.image(|image| {
-        let describe = |resource: DescribeConfigsResource<'_>| {
-            let described = describe(image, routing, &resource, with, &log_level);
-            let (configs, outcome) = match described {
-                Ok(configs) => (configs, Ok(())),
-                Err(refusal) => (Vec::new(), Err(refusal)),
-            };
-            let (error_code, error_message) = told(outcome);
-            DescribeConfigsResult {
-                error_code,
-                // Empty where all is well, as Kafka sends it.
-                error_message: Some(error_message.unwrap_or_default().into()),
-                resource_type: resource.resource_type,
-                resource_name: resource.resource_name.into_owned().into(),
-                configs: configs.into(),
-            }
+    let mut steps = Steps::default();
+    let mut seen = FxHashSet::default();
+    let mut results = ArrayBuilder::new(version, DescribeConfigsResponse::FLEXIBLE_FROM);
+    for resource in &request.resources {
+        steps.next().await;
+        let (resource_type, name) = (resource.resource_type, resource.resource_name.clone());
+        if !seen.insert((resource_type, name.clone())) {
+            continue;
+        }
+        let described = if results.written_bytes() < answer_bytes_max {
+            host.image(|image| describe(image, routing, &resource, with, &log_level))
+        } else {
+            Err(too_many_resources(answer_bytes_max))
         };
-        request.resources.iter().map(describe).collect::<Vec<_>>()
-    });
-    DescribeConfigsResponse {
-        results: results.into(),
-        ..DescribeConfigsResponse::default()
+        let (configs, outcome) = match described {
+            Ok(configs) => (configs, Ok(())),
+            Err(refusal) => (Vec::new(), Err(refusal)),
+        };
+        steps.take(configs.len()).await;
+        let (error_code, error_message) = told(outcome);
+        results.push(DescribeConfigsResult {
+            error_code,
+            // Empty where all is well, as Kafka sends it.
+            error_message: Some(error_message.unwrap_or_default().into()),
+            resource_type,
+            resource_name: name.into_owned().into(),
+            configs: configs.into(),
+        })?;
     }
+    Ok(DescribeConfigsResponse {
+        results: results.finish(),
+        ..DescribeConfigsResponse::default()
+    })
+}
+
+fn too_many_resources(answer_bytes_max: usize) -> Refusal {
+    let message = format!(
+        "the answer has reached {answer_bytes_max} bytes: describe fewer resources in one request, or \
+         name the settings that are wanted"
+    );
+    Refusal::new(ErrorCode::InvalidRequest, message)
 }
 
 /// How much of each setting is told.
@@ -96,12 +121,12 @@ fn describe(
 ) -> Result<Vec<DescribeConfigsResourceResult<'static>>, Refusal> {
     let name = &*resource.resource_name;
     // No list and an empty list both mean all.
-    let keys: Vec<Cow<'_, str>> = resource
+    let keys: FxHashSet<Cow<'_, str>> = resource
         .configuration_keys
         .as_ref()
         .map(|keys| keys.iter().collect())
         .unwrap_or_default();
-    let asked = |name: &str| keys.is_empty() || keys.iter().any(|key| key == name);
+    let asked = |name: &str| keys.is_empty() || keys.contains(name);
     match resource.resource_type {
         TOPIC => {
             topic_name::check(name)
@@ -278,18 +303,17 @@ pub(crate) async fn alter_configs(
     routing: &impl Routing,
     request: &AlterConfigsRequest<'_>,
 ) -> AlterConfigsResponse<'static> {
-    let wishes = request.resources.iter().map(|resource| Wish {
-        resource_type: resource.resource_type,
-        resource_name: resource.resource_name.into_owned(),
-        alteration: Ok(Alteration::Replace(
-            resource
-                .configs
-                .iter()
-                .map(|config| (config.name.into_owned(), config.value.map(Cow::into_owned)))
-                .collect(),
-        )),
-    });
-    let outcomes = alter(host, routing, wishes.collect(), request.validate_only).await;
+    let mut steps = Steps::default();
+    let mut wishes = Vec::with_capacity(request.resources.len());
+    for resource in &request.resources {
+        steps.take(1 + resource.configs.len()).await;
+        wishes.push(Wish {
+            resource_type: resource.resource_type,
+            alteration: replacement(&resource),
+            resource_name: resource.resource_name.into_owned(),
+        });
+    }
+    let outcomes = alter(host, routing, wishes, request.validate_only).await;
     let responses = outcomes.into_iter().map(|(wish, outcome)| {
         let (error_code, error_message) = told(outcome);
         AlterConfigsResourceResponse {
@@ -311,12 +335,17 @@ pub(crate) async fn incremental_alter_configs(
     routing: &impl Routing,
     request: &IncrementalAlterConfigsRequest<'_>,
 ) -> IncrementalAlterConfigsResponse<'static> {
-    let wishes = request.resources.iter().map(|resource| Wish {
-        resource_type: resource.resource_type,
-        alteration: edits(&resource).map(Alteration::Edit),
-        resource_name: resource.resource_name.into_owned(),
-    });
-    let outcomes = alter(host, routing, wishes.collect(), request.validate_only).await;
+    let mut steps = Steps::default();
+    let mut wishes = Vec::with_capacity(request.resources.len());
+    for resource in &request.resources {
+        steps.take(1 + resource.configs.len()).await;
+        wishes.push(Wish {
+            resource_type: resource.resource_type,
+            alteration: edits(&resource).map(Alteration::Edit),
+            resource_name: resource.resource_name.into_owned(),
+        });
+    }
+    let outcomes = alter(host, routing, wishes, request.validate_only).await;
     let responses = outcomes.into_iter().map(|(wish, outcome)| {
         let (error_code, error_message) = told(outcome);
         incremental_response::AlterConfigsResourceResponse {
@@ -332,7 +361,16 @@ pub(crate) async fn incremental_alter_configs(
     }
 }
 
+fn replacement(resource: &AlterConfigsResource<'_>) -> Result<Alteration, Refusal> {
+    check_settings(resource.configs.len())?;
+    let configs = resource.configs.iter();
+    let configs =
+        configs.map(|config| (config.name.into_owned(), config.value.map(Cow::into_owned)));
+    Ok(Alteration::Replace(configs.collect()))
+}
+
 fn edits(resource: &incremental::AlterConfigsResource<'_>) -> Result<Vec<ConfigEdit>, Refusal> {
+    check_settings(resource.configs.len())?;
     let edit = |config: incremental::AlterableConfig<'_>| {
         let code = config.config_operation;
         let op = ConfigOp::of(code).ok_or_else(|| {
@@ -359,7 +397,7 @@ async fn alter(
     validate_only: bool,
 ) -> Vec<(Wish, Result<(), Refusal>)> {
     let resource = |wish: &Wish| (wish.resource_type, wish.resource_name.clone());
-    let twice = duplicates(wishes.iter().map(resource));
+    let twice = duplicates(wishes.iter().map(resource)).await;
     let judge = |wish: &Wish| {
         if twice.contains(&resource(wish)) {
             let message = "Each resource must appear at most once.";
@@ -372,7 +410,12 @@ async fn alter(
         }
         Ok(Some(command))
     };
-    let judged: Vec<Result<Option<Command>, Refusal>> = wishes.iter().map(judge).collect();
+    let mut steps = Steps::default();
+    let mut judged: Vec<Result<Option<Command>, Refusal>> = Vec::with_capacity(wishes.len());
+    for wish in &wishes {
+        steps.next().await;
+        judged.push(judge(wish));
+    }
     let commands = judged
         .iter()
         .filter_map(|one| one.clone().ok().flatten())

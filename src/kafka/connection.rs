@@ -16,7 +16,7 @@ use std::time::Duration;
 use streambus_ops::RefusalReason;
 use streambus_proto::frame::{LENGTH_BYTES, frame_length};
 use streambus_shards::sync::{Notify, either};
-use streambus_shards::{Buf, BufMut, Stream, now, spawn, timeout};
+use streambus_shards::{Buf, BufMut, Stream, now, spawn, timeout, yield_now};
 
 use super::broker::Broker;
 use super::dispatch::{Answer, Later, Refused, dispatch};
@@ -33,6 +33,11 @@ const READ_BYTES: usize = 64 << 10;
 /// A request that does not fit gets the next larger pooled memory, then this many times what has come of
 /// it, again and again: never much more than has come, whatever its length says.
 const GROWTH: usize = 4;
+/// Where less than this many times what has come is wanted, all of it is taken: what is copied then is small
+/// beside the request.
+const LAST_GROWTH: usize = 2 * GROWTH;
+/// Bytes that are copied from smaller memory before other tasks get their turn.
+const COPIED_PER_STEP: usize = 256 << 10;
 const POOLED_BYTES: [usize; 3] = [READ_BYTES, 256 << 10, 1 << 20];
 /// How long a connection that sent much keeps its memory after it went quiet.
 const KEEP_MEMORY: Duration = Duration::from_secs(1);
@@ -72,6 +77,11 @@ impl Shared {
     fn charge(&self, broker: &Broker, bytes: usize) -> Charge {
         self.in_flight.set(self.in_flight.get() + bytes);
         broker.in_flight.charge(bytes)
+    }
+
+    /// Counts bytes that were added to a charge.
+    fn count(&self, bytes: usize) {
+        self.in_flight.set(self.in_flight.get() + bytes);
     }
 
     /// What [`Shared::charge`] counted counts no more.
@@ -155,7 +165,10 @@ async fn read(
         };
         // Before it begins: a batch may stand in line for a full lane, and its request is here all the while.
         let mut charge = shared.charge(broker, frame.len());
-        let (answer, answer_bytes) = match dispatch(broker, view, frame).await {
+        let frame_bytes = charge.bytes();
+        let begun = dispatch(broker, view, frame, &mut charge).await;
+        shared.count(charge.bytes() - frame_bytes);
+        let (answer, answer_bytes) = match begun {
             Ok(Answer::Nothing) => {
                 shared.give_back(charge);
                 continue;
@@ -213,6 +226,15 @@ async fn has_room(broker: &Broker, shared: &Shared) -> Result<(), Ended> {
     }
 }
 
+/// The memory for a request of `wanted` bytes of which `came` are here.
+fn grown_bytes(came: usize, wanted: usize) -> usize {
+    if wanted < came * LAST_GROWTH {
+        wanted
+    } else {
+        came * GROWTH
+    }
+}
+
 /// Cuts what comes in into frames.
 struct FrameReader {
     stream: Stream,
@@ -265,6 +287,10 @@ impl FrameReader {
             timeout(left, self.fill(broker))
                 .await
                 .map_err(|_| Ended::SlowRequest(slow))??;
+            // What a fast client has sent is read without a wait.
+            if wanted > COPIED_PER_STEP {
+                yield_now().await;
+            }
         }
     }
 
@@ -289,7 +315,7 @@ impl FrameReader {
         // In memory of its own: what stood before it is other frames'.
         let came = buf.len();
         let pooled = POOLED_BYTES.iter().find(|bytes| **bytes > came);
-        let bytes = pooled.map_or_else(|| wanted.min(came * GROWTH), |bytes| *bytes);
+        let bytes = pooled.map_or_else(|| grown_bytes(came, wanted), |bytes| *bytes);
         assert!(bytes > came, "room for {bytes} where {came} have come");
         if bytes > READ_BYTES {
             let mut charge = self
@@ -297,17 +323,16 @@ impl FrameReader {
                 .take()
                 .unwrap_or_else(|| broker.in_flight.charge(0));
             let more = bytes.saturating_sub(charge.bytes());
-            loop {
-                let freed = broker.in_flight.freed();
-                if broker.in_flight.try_grow(&mut charge, more) {
-                    break;
-                }
-                freed.await;
-            }
+            broker.in_flight.grow(&mut charge, more).await;
             self.grown = Some(charge);
         }
         let mut larger = BufMut::with_capacity(bytes);
-        larger.extend_from_slice(buf.as_slice());
+        for part in buf.as_slice().chunks(COPIED_PER_STEP) {
+            larger.extend_from_slice(part);
+            if came > COPIED_PER_STEP {
+                yield_now().await;
+            }
+        }
         *buf = larger;
     }
 

@@ -8,7 +8,8 @@ use streambus_proto::messages::find_coordinator_response::{Coordinator, FindCoor
 use streambus_proto::messages::init_producer_id_request::InitProducerIdRequest;
 use streambus_proto::messages::init_producer_id_response::InitProducerIdResponse;
 
-use super::admin::shown;
+use super::admin::{Host, shown};
+use super::request_memory::Steps;
 use super::topics::told;
 use crate::metadata::routing::{BrokerAddress, Routing};
 use crate::metadata::{Change, Command, Image, PartitionPlace, Refusal, Submit};
@@ -20,12 +21,15 @@ const TRANSACTION: i8 = 1;
 /// Partitions of the topic of transactions: `transaction.state.log.num.partitions` of Kafka.
 const TRANSACTION_PARTITIONS: i32 = 50;
 
+/// What finding a key's coordinator takes of the core's time, in entries.
+const STEPS_OF_A_KEY: usize = 4;
+
 /// The first version that asks for many keys at once.
 const BATCHED_VERSION: i16 = 4;
 
 /// `FindCoordinator`.
-pub(crate) fn find_coordinator(
-    image: &Image,
+pub(crate) async fn find_coordinator(
+    host: &impl Host,
     routing: &impl Routing,
     request: &FindCoordinatorRequest<'_>,
     version: i16,
@@ -37,16 +41,18 @@ pub(crate) fn find_coordinator(
         request.key_type
     };
     if version >= BATCHED_VERSION {
-        let keys = request.coordinator_keys.iter();
-        let coordinators = keys.map(|key| {
+        let mut steps = Steps::default();
+        let mut coordinators = Vec::with_capacity(request.coordinator_keys.len());
+        for key in &request.coordinator_keys {
+            steps.take(STEPS_OF_A_KEY).await;
             let Found {
                 node_id,
                 host,
                 port,
                 outcome,
-            } = found(image, routing, key_type, &key);
+            } = host.image(|image| found(image, routing, key_type, &key));
             let (error_code, error_message) = told(outcome);
-            Coordinator {
+            coordinators.push(Coordinator {
                 key: key.into_owned().into(),
                 node_id,
                 host: host.into(),
@@ -54,10 +60,10 @@ pub(crate) fn find_coordinator(
                 error_code,
                 // Empty where all is well, as Kafka sends it: null is no value that clients expect.
                 error_message: Some(error_message.unwrap_or_default().into()),
-            }
-        });
+            });
+        }
         return FindCoordinatorResponse {
-            coordinators: coordinators.collect(),
+            coordinators: coordinators.into(),
             ..FindCoordinatorResponse::default()
         };
     }
@@ -66,7 +72,7 @@ pub(crate) fn find_coordinator(
         host,
         port,
         outcome,
-    } = found(image, routing, key_type, &request.key);
+    } = host.image(|image| found(image, routing, key_type, &request.key));
     let (error_code, error_message) = told(outcome);
     FindCoordinatorResponse {
         error_code,
@@ -249,7 +255,7 @@ pub(crate) async fn init_producer_id(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kafka::test_host::{TestHost, TwoCores, image};
+    use crate::kafka::test_host::{TestHost, TwoCores, image, now};
     use streambus_shards::run_alone;
 
     #[test]
@@ -271,14 +277,14 @@ mod tests {
     #[test]
     fn a_coordinator_is_found_in_every_version() {
         // Proves the single and the batched form, and that both name the same broker.
-        let image = image(&[]);
+        let host = TestHost::new(&[]);
         for version in 0..=6 {
             let request = FindCoordinatorRequest {
                 key: "a".into(),
                 coordinator_keys: vec!["a".into(), "b".into()].into(),
                 ..FindCoordinatorRequest::default()
             };
-            let answer = find_coordinator(&image, &TwoCores, &request, version);
+            let answer = now(find_coordinator(&host, &TwoCores, &request, version));
             if version < BATCHED_VERSION {
                 // Partition 47 is on lane 1 of 2, which core 1 drives.
                 assert_eq!(
@@ -314,14 +320,14 @@ mod tests {
     #[test]
     fn unknown_kinds_of_keys_are_refused() {
         // Proves the error in both forms, and that nobody is named.
-        let image = image(&[]);
+        let host = TestHost::new(&[]);
         for version in [1, 5] {
             let request = FindCoordinatorRequest {
                 key: "a".into(),
                 key_type: 7,
                 coordinator_keys: vec!["a".into()].into(),
             };
-            let answer = find_coordinator(&image, &TwoCores, &request, version);
+            let answer = now(find_coordinator(&host, &TwoCores, &request, version));
             let (code, node) = match answer.coordinators.iter().next() {
                 Some(coordinator) => (coordinator.error_code, coordinator.node_id),
                 None => (answer.error_code, answer.node_id),

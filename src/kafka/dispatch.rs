@@ -21,8 +21,10 @@ use streambus_proto::wire::{DecodeError, Reader};
 use streambus_shards::{Buf, CoreId, now, wall_ms};
 
 use super::broker::Broker;
+use super::in_flight::Charge;
 use super::listener::View;
 use super::log_dirs::LogDir;
+use super::request_memory::{RequestMemory, TooMuch};
 use super::response::{ReplyTo, ResponseError, Slices};
 use super::served::{self, Served};
 use super::topic_partitions;
@@ -37,6 +39,9 @@ pub(super) enum Refused {
     /// The frame is not the message that its header announces.
     #[error("malformed request: {0}")]
     Malformed(#[from] DecodeError),
+    /// Its entries would take more memory than one request may.
+    #[error(transparent)]
+    TooMuch(#[from] TooMuch),
     /// Nothing that this broker serves.
     #[error("API {api_key} version {version} is not served")]
     NotServed { api_key: i16, version: i16 },
@@ -73,15 +78,47 @@ pub(super) enum Answer {
     Later(Later),
 }
 
+/// Tagged fields that a header may end with. Kafka has none.
+const HEADER_ENTRIES_MAX: usize = 100;
+/// From this cost on a request waits for room on its core. Smaller ones are always served, as those are that fit
+/// a connection's first buffer.
+const WAITS_FROM_BYTES: usize = 64 << 10;
+
+/// Charges what a request's entries cost, before anything is built from them.
+async fn charge_entries(broker: &Rc<Broker>, charge: &mut Charge, bytes: usize) {
+    if bytes < WAITS_FROM_BYTES {
+        charge.merge(broker.in_flight.charge(bytes));
+    } else {
+        broker.in_flight.grow(charge, bytes).await;
+        broker.uses_memory(bytes);
+    }
+}
+
+/// Reads a message whose entries are bounded.
+fn read_bounded<'a, M: Message<'a>>(
+    reader: &mut Reader<'a>,
+    version: i16,
+    memory: &RequestMemory,
+) -> Result<M, Refused> {
+    reader.set_entries_left(memory.entries_max);
+    M::read(reader, version).map_err(|error| match error {
+        DecodeError::TooManyEntries { .. } => memory.too_much().into(),
+        error => error.into(),
+    })
+}
+
 /// Begins a request. What a produce request carries is in the log, in order, when this returns, or on its way to the
-/// core that has the log; anything else happens when its answer is awaited.
+/// core that has the log; anything else happens when its answer is awaited. What its entries cost is added
+/// to `charge`.
 pub(super) async fn dispatch(
     broker: &Rc<Broker>,
     view: &View,
     frame: Buf,
+    charge: &mut Charge,
 ) -> Result<Answer, Refused> {
     let began = now();
     let mut reader = Reader::new(&frame);
+    reader.set_entries_left(HEADER_ENTRIES_MAX);
     let header = RequestHeader::read(&mut reader)?;
     let (api_key, version) = (header.api_key, header.api_version);
     let Some(served) = served::find(api_key) else {
@@ -103,30 +140,42 @@ pub(super) async fn dispatch(
     if !served.has(version) {
         return Err(Refused::NotServed { api_key, version });
     }
+    let bytes_max = broker.limits_config().request_memory_bytes_max;
+    let mut memory = RequestMemory::new(served.api, reader.rest().len(), bytes_max)?;
     if served.api == ApiKey::Produce {
-        let request = ProduceRequest::read(&mut reader, version)?;
-        return produce::produce(broker, &frame, &request, reply_to, began).await;
+        let request: ProduceRequest<'_> = read_bounded(&mut reader, version, &memory)?;
+        let entries = memory.entries_max - reader.entries_left();
+        charge_entries(broker, charge, memory.cost_bytes(entries)).await;
+        return produce::produce(broker, &frame, &request, reply_to, began, &mut memory).await;
     }
     if served.api == ApiKey::Fetch {
         // Taken out of the frame now: a fetch that waits for records holds no frame meanwhile.
-        let request = FetchRequest::read(&mut reader, version)?;
-        let wish = fetch::Wish::new(broker, &request, version);
+        let request: FetchRequest<'_> = read_bounded(&mut reader, version, &memory)?;
+        let entries = memory.entries_max - reader.entries_left();
+        charge_entries(broker, charge, memory.cost_bytes(entries)).await;
+        let wish = fetch::Wish::new(broker, &request, version).await;
         let broker = Rc::clone(broker);
         return Ok(Answer::Later(Box::pin(async move {
             fetch::fetch(&broker, wish, reply_to).await
         })));
     }
+    // What it may have at most: it is read when it is its turn.
+    charge_entries(broker, charge, memory.cost_bytes(memory.entries_max)).await;
     let body = frame.len() - reader.rest().len();
     let (broker, view) = (Rc::clone(broker), view.clone());
     Ok(Answer::Later(Box::pin(async move {
-        answer(
-            &broker,
-            &view,
-            frame.get(body..).unwrap_or_default(),
-            reply_to,
-        )
-        .await
+        let body = Body {
+            bytes: frame.get(body..).unwrap_or_default(),
+            memory,
+        };
+        answer(&broker, &view, &body, reply_to).await
     })))
+}
+
+/// A message that is still to be read.
+struct Body<'a> {
+    bytes: &'a [u8],
+    memory: RequestMemory,
 }
 
 /// A version of `ApiVersions` that is not served is answered in version 0, so that the client learns
@@ -148,9 +197,8 @@ fn api_versions(served: Served, reply_to: ReplyTo) -> Result<Slices, Refused> {
 
 /// Reads a message. What stands behind it is left alone, as Kafka does: librdkafka's request for the
 /// metadata of all topics has three bytes too many.
-fn read<'a, M: Message<'a>>(body: &'a [u8], version: i16) -> Result<M, DecodeError> {
-    let mut reader = Reader::new(body);
-    M::read(&mut reader, version)
+fn read<'a, M: Message<'a>>(body: &Body<'a>, version: i16) -> Result<M, Refused> {
+    read_bounded(&mut Reader::new(body.bytes), version, &body.memory)
 }
 
 #[expect(
@@ -160,7 +208,7 @@ fn read<'a, M: Message<'a>>(body: &'a [u8], version: i16) -> Result<M, DecodeErr
 async fn answer(
     broker: &Rc<Broker>,
     view: &View,
-    body: &[u8],
+    body: &Body<'_>,
     reply_to: ReplyTo,
 ) -> Result<Slices, Refused> {
     let version = reply_to.version;
@@ -168,18 +216,15 @@ async fn answer(
     Ok(match reply_to.api {
         ApiKey::ListOffsets => {
             let request: ListOffsetsRequest<'_> = read(body, version)?;
-            reply_to.with(&offsets::list_offsets(broker, &request).await)?
+            reply_to.with(&offsets::list_offsets(broker, &request, version).await?)?
         }
         ApiKey::Metadata => {
             let request: MetadataRequest<'_> = read(body, version)?;
-            reply_to.with(&metadata::metadata(broker, view, &request, version).await)?
+            reply_to.with(&metadata::metadata(broker, view, &request, version).await?)?
         }
         ApiKey::FindCoordinator => {
             let request: FindCoordinatorRequest<'_> = read(body, version)?;
-            let found = broker
-                .shard
-                .image(|image| coordinators::find_coordinator(image, view, &request, version));
-            reply_to.with(&found)?
+            reply_to.with(&coordinators::find_coordinator(host, view, &request, version).await)?
         }
         ApiKey::CreateTopics => {
             let request: CreateTopicsRequest<'_> = read(body, version)?;
@@ -195,7 +240,7 @@ async fn answer(
         }
         ApiKey::DeleteRecords => {
             let request: DeleteRecordsRequest<'_> = read(body, version)?;
-            reply_to.with(&offsets::delete_records(broker, &request).await)?
+            reply_to.with(&offsets::delete_records(broker, &request, version).await?)?
         }
         ApiKey::InitProducerId => {
             let request: InitProducerIdRequest<'_> = read(body, version)?;
@@ -204,11 +249,14 @@ async fn answer(
         }
         ApiKey::OffsetForLeaderEpoch => {
             let request: OffsetForLeaderEpochRequest<'_> = read(body, version)?;
-            reply_to.with(&offsets::offset_for_leader_epoch(broker, &request).await)?
+            reply_to.with(&offsets::offset_for_leader_epoch(broker, &request, version).await?)?
         }
         ApiKey::DescribeConfigs => {
             let request: DescribeConfigsRequest<'_> = read(body, version)?;
-            reply_to.with(&configs::describe_configs(host, view, &request))?
+            let bytes_max = body.memory.answer_bytes_max();
+            let described =
+                configs::describe_configs(host, view, &request, version, bytes_max).await;
+            reply_to.with(&described.map_err(ResponseError::from)?)?
         }
         ApiKey::AlterConfigs => {
             let request: AlterConfigsRequest<'_> = read(body, version)?;
@@ -234,21 +282,23 @@ async fn answer(
         }
         ApiKey::DescribeLogDirs => {
             let request: DescribeLogDirsRequest<'_> = read(body, version)?;
+            let asked = log_dirs::asked(&request).await;
             let dirs = [disk_use(broker, view).await];
             let told = broker
                 .shard
-                .image(|image| log_dirs::describe_log_dirs(image, &request, &dirs));
+                .image(|image| log_dirs::describe_log_dirs(image, &asked, &dirs));
             reply_to.with(&told)?
         }
         ApiKey::DescribeProducers => {
             let request: DescribeProducersRequest<'_> = read(body, version)?;
-            reply_to.with(&offsets::describe_producers(broker, &request).await)?
+            reply_to.with(&offsets::describe_producers(broker, &request, version).await?)?
         }
         ApiKey::DescribeTopicPartitions => {
             let request: DescribeTopicPartitionsRequest<'_> = read(body, version)?;
-            let told = broker
-                .shard
-                .image(|image| topic_partitions::describe_topic_partitions(image, view, &request));
+            let names = topic_partitions::names(&request).await;
+            let told = broker.shard.image(|image| {
+                topic_partitions::describe_topic_partitions(image, view, &request, &names)
+            });
             reply_to.with(&told.map_err(|refusal| Refused::Protocol(refusal.to_string()))?)?
         }
         ApiKey::DescribeQuorum => {

@@ -7,11 +7,12 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 use streambus_proto::error_code::ErrorCode;
 use streambus_proto::ids::{Offset, TopicId};
+use streambus_proto::messages::Message;
 use streambus_proto::messages::fetch_request::FetchRequest;
 use streambus_proto::messages::fetch_response::{
     AbortedTransaction, FetchResponse, FetchableTopicResponse, PartitionData,
 };
-use streambus_proto::wire::{Array, Records};
+use streambus_proto::wire::{Array, ArrayBuilder, Records};
 use streambus_shards::{Buf, now};
 use streambus_storage::PartitionKey;
 
@@ -19,7 +20,8 @@ use super::broker::Broker;
 use super::dispatch::Refused;
 use super::fetch_session::{Plan, SessionRequest, Told, TopicRef, Wanted};
 use super::fetch_wait::{Found, Verdict, judge};
-use super::response::{ReplyTo, Slices, pinned_bytes_max};
+use super::request_memory::Steps;
+use super::response::{ReplyTo, ResponseError, Slices, pinned_bytes_max};
 use crate::metadata::Image;
 use crate::partition::Isolation;
 use crate::shard::nanos;
@@ -50,7 +52,7 @@ pub(super) struct Wish {
 
 impl Wish {
     /// What a request asks for, within the limits.
-    pub(super) fn new(broker: &Broker, request: &FetchRequest<'_>, version: i16) -> Wish {
+    pub(super) async fn new(broker: &Broker, request: &FetchRequest<'_>, version: i16) -> Wish {
         let limits = broker.limits_config();
         let number = |value: i32| usize::try_from(value).unwrap_or(0);
         let wait_ms = u64::try_from(request.max_wait_ms)
@@ -65,7 +67,7 @@ impl Wish {
                 _ => Isolation::ReadCommitted,
             },
         };
-        let session = session_request(request, version);
+        let session = session_request(request, version).await;
         Wish { asked, session }
     }
 }
@@ -93,16 +95,18 @@ pub(super) async fn fetch(
     figures.parse_ns.record(nanos(began.elapsed()));
     let outcomes = read_enough(broker, &plan.wanted, &asked).await;
     let found = now();
-    figures
-        .bytes
-        .increment(outcomes.iter().map(|outcome| outcome.bytes() as u64).sum());
-    let slices = answer(broker, &plan, outcomes, asked.isolation, reply_to);
+    let bytes: usize = outcomes.iter().map(ReadOutcome::bytes).sum();
+    figures.bytes.increment(bytes as u64);
+    // From here on the answer goes to the socket without another wait, and is counted there.
+    let _held = Counted::new(&broker.fetch_bytes, pinned_bytes_max(bytes));
+    let slices = answer(broker, &plan, outcomes, asked.isolation, reply_to).await;
     figures.respond_ns.record(nanos(found.elapsed()));
     figures.total_ns.record(nanos(began.elapsed()));
     slices
 }
 
-fn session_request(request: &FetchRequest<'_>, version: i16) -> SessionRequest {
+/// The partitions of a request, each once: of one that is named twice the later mention counts, as in Kafka.
+async fn session_request(request: &FetchRequest<'_>, version: i16) -> SessionRequest {
     let by_id = version >= TOPIC_IDS_FROM;
     let name = |name: &str, id: TopicId| {
         if by_id {
@@ -111,27 +115,47 @@ fn session_request(request: &FetchRequest<'_>, version: i16) -> SessionRequest {
             TopicRef::Name(name.into())
         }
     };
-    let mut wanted = Vec::new();
+    let mut steps = Steps::default();
+    let mut wanted: Vec<Wanted> = Vec::new();
+    let mut places: FxHashMap<(TopicRef, i32), usize> = FxHashMap::default();
     for topic in &request.topics {
+        steps.next().await;
         let topic_ref = name(&topic.topic, topic.topic_id);
-        wanted.extend(topic.partitions.iter().map(|partition| Wanted {
-            topic: topic_ref.clone(),
-            index: partition.partition,
-            fetch_offset: partition.fetch_offset,
-            bytes_max: partition.partition_max_bytes,
-            current_leader_epoch: partition.current_leader_epoch,
-            last_fetched_epoch: partition.last_fetched_epoch,
-        }));
+        for partition in &topic.partitions {
+            steps.next().await;
+            let place = match wanted.as_slice() {
+                // Most name one partition, and need no map.
+                [] => 0,
+                [first, ..] => {
+                    if places.is_empty() {
+                        places.insert((first.topic.clone(), first.index), 0);
+                    }
+                    let key = (topic_ref.clone(), partition.partition);
+                    *places.entry(key).or_insert(wanted.len())
+                }
+            };
+            let partition = Wanted {
+                topic: topic_ref.clone(),
+                index: partition.partition,
+                fetch_offset: partition.fetch_offset,
+                bytes_max: partition.partition_max_bytes,
+                current_leader_epoch: partition.current_leader_epoch,
+                last_fetched_epoch: partition.last_fetched_epoch,
+            };
+            match wanted.get_mut(place) {
+                Some(earlier) => *earlier = partition,
+                None => wanted.push(partition),
+            }
+        }
     }
     let mut forgotten = Vec::new();
     for topic in &request.forgotten_topics_data {
+        steps.next().await;
         let topic_ref = name(&topic.topic, topic.topic_id);
-        forgotten.extend(
-            topic
-                .partitions
-                .iter()
-                .map(|index| (topic_ref.clone(), index)),
-        );
+        for index in &topic.partitions {
+            steps.next().await;
+            forgotten.push((topic_ref.clone(), index));
+        }
     }
     SessionRequest {
         session_id: request.session_id,
@@ -148,12 +172,11 @@ async fn read_enough(broker: &Rc<Broker>, wanted: &[Wanted], asked: &Asked) -> V
     let limits = broker.limits_config();
     let figures = &broker.shard.metrics().fetch;
     loop {
-        let (keys, items) = resolve(broker, wanted, asked.isolation);
+        let (keys, items) = resolve(broker, wanted, asked.isolation).await;
         let bytes_max = asked.bytes_max.min(answer_bytes_max(broker));
         let reading = now();
         let read = {
-            // Reads that are under way together must not all count on the same room. From here the answer
-            // goes to the socket without another wait, and is counted there.
+            // Reads that are under way together must not all count on the same room.
             let _held = Counted::new(&broker.fetch_bytes, pinned_bytes_max(bytes_max));
             broker.shard.read_anywhere(items, bytes_max).await
         };
@@ -243,22 +266,30 @@ impl Drop for Counted<'_> {
 type Keys = Vec<Result<PartitionKey, ErrorCode>>;
 
 /// The partitions that the client means, and the reads of those that there are.
-fn resolve(broker: &Broker, wanted: &[Wanted], isolation: Isolation) -> (Keys, Vec<ReadItem>) {
-    broker.shard.image(|image| {
-        let keys: Keys = wanted.iter().map(|wanted| key_of(image, wanted)).collect();
-        let items = keys.iter().zip(wanted).filter_map(|(key, wanted)| {
-            Some(ReadItem {
-                key: *key.as_ref().ok()?,
+async fn resolve(
+    broker: &Broker,
+    wanted: &[Wanted],
+    isolation: Isolation,
+) -> (Keys, Vec<ReadItem>) {
+    let mut keys = Keys::with_capacity(wanted.len());
+    let mut items = Vec::new();
+    let mut steps = Steps::default();
+    for wanted in wanted {
+        steps.next().await;
+        let key = broker.shard.image(|image| key_of(image, wanted));
+        if let Ok(key) = key {
+            items.push(ReadItem {
+                key,
                 from: wanted.fetch_offset,
                 bytes_max: usize::try_from(wanted.bytes_max).unwrap_or(0),
                 whole_first: true,
                 isolation,
                 current_leader_epoch: wanted.current_leader_epoch,
-            })
-        });
-        let items = items.collect();
-        (keys, items)
-    })
+            });
+        }
+        keys.push(key);
+    }
+    (keys, items)
 }
 
 fn key_of(image: &Image, wanted: &Wanted) -> Result<PartitionKey, ErrorCode> {
@@ -293,7 +324,7 @@ fn aborted_transactions(
 type TopicPart<'a> = (&'a TopicRef, Vec<PartitionData<'static>>, Vec<Vec<Buf>>);
 
 /// The response, with the records in between.
-fn answer(
+async fn answer(
     broker: &Rc<Broker>,
     plan: &Plan,
     outcomes: Vec<ReadOutcome>,
@@ -302,15 +333,19 @@ fn answer(
 ) -> Result<Slices, Refused> {
     let mut topics: Vec<TopicPart<'_>> = Vec::new();
     let mut places: FxHashMap<&TopicRef, usize> = FxHashMap::default();
-    let mut sessions = broker.sessions.borrow_mut();
+    let mut steps = Steps::default();
     for (wanted, outcome) in plan.wanted.iter().zip(outcomes) {
+        steps.next().await;
         let bytes = outcome.bytes();
         let told = Told {
             high_watermark: outcome.high_watermark,
             log_start: outcome.log_start,
             failed: outcome.error != ErrorCode::None,
         };
-        if !sessions.changed(plan, wanted, told, bytes > 0) {
+        let mut sessions = broker.sessions.borrow_mut();
+        let changed = sessions.changed(plan, wanted, told, bytes > 0);
+        drop(sessions);
+        if !changed {
             continue;
         }
         let place = *places.entry(&wanted.topic).or_insert_with(|| {
@@ -332,22 +367,28 @@ fn answer(
         }
     }
     let mut records = Vec::new();
-    let mut responses = Vec::with_capacity(topics.len());
+    let mut responses = ArrayBuilder::new(reply_to.version, FetchResponse::FLEXIBLE_FROM);
     for (topic, partitions, bytes) in topics {
         records.extend(bytes);
+        let mut written = ArrayBuilder::new(reply_to.version, FetchResponse::FLEXIBLE_FROM);
+        steps.next().await;
+        for partition in partitions {
+            steps.next().await;
+            written.push(partition).map_err(ResponseError::from)?;
+        }
         let mut response = FetchableTopicResponse {
-            partitions: partitions.into(),
+            partitions: written.finish(),
             ..FetchableTopicResponse::default()
         };
         match topic {
             TopicRef::Name(name) => response.topic = name.to_string().into(),
             TopicRef::Id(id) => response.topic_id = *id,
         }
-        responses.push(response);
+        responses.push(response).map_err(ResponseError::from)?;
     }
     let response = FetchResponse {
         session_id: plan.session_id,
-        responses: responses.into(),
+        responses: responses.finish(),
         ..FetchResponse::default()
     };
     Ok(reply_to.with_records(&response, records)?)

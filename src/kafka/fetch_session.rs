@@ -4,6 +4,7 @@
 //! A session lives on the core that its connection landed on; its id means nothing elsewhere.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
@@ -22,8 +23,8 @@ const EVICTABLE_AFTER: Duration = Duration::from_secs(120);
 /// How a request names a topic: by id from version 13 on, by name before.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum TopicRef {
-    /// By name.
-    Name(Box<str>),
+    /// By name, which all partitions of a request share.
+    Name(Rc<str>),
     /// By id.
     Id(TopicId),
 }

@@ -58,6 +58,17 @@ impl InFlight {
         }
     }
 
+    /// Makes a charge larger, as soon as there is room or the turn beyond the bound is free.
+    pub(super) async fn grow(&self, charge: &mut Charge, bytes: usize) {
+        loop {
+            let freed = self.freed.notified();
+            if self.try_grow(charge, bytes) {
+                return;
+            }
+            freed.await;
+        }
+    }
+
     /// Makes a charge larger, if there is room or the turn beyond the bound is free or its own.
     pub(super) fn try_grow(&self, charge: &mut Charge, bytes: usize) -> bool {
         if self.is_full() && !charge.has_turn {
@@ -90,6 +101,7 @@ impl Charge {
     /// Takes another charge in.
     pub(super) fn merge(&mut self, mut other: Charge) {
         self.bytes += std::mem::take(&mut other.bytes);
+        self.has_turn |= std::mem::take(&mut other.has_turn);
     }
 }
 

@@ -8,6 +8,7 @@ use streambus_proto::messages::describe_log_dirs_response::{
     DescribeLogDirsPartition, DescribeLogDirsResponse, DescribeLogDirsResult, DescribeLogDirsTopic,
 };
 
+use super::request_memory::Steps;
 use crate::metadata::Image;
 
 /// A data directory, as far as the answering broker has partitions in it.
@@ -23,26 +24,33 @@ pub(crate) struct LogDir {
     pub sizes: Vec<(TopicId, i32, u64)>,
 }
 
+/// The partitions that a request names, sorted, by topic. `None` means all, and none means none.
+pub(crate) type Asked = Option<BTreeMap<String, Vec<i32>>>;
+
+/// What a request asks for.
+pub(crate) async fn asked(request: &DescribeLogDirsRequest<'_>) -> Asked {
+    let mut asked: BTreeMap<String, Vec<i32>> = BTreeMap::new();
+    let mut steps = Steps::default();
+    for topic in request.topics.as_ref()? {
+        // Numbers, that take a fraction of what a name does.
+        steps.take(1 + topic.partitions.len() / 16).await;
+        let partitions = asked.entry(topic.topic.into_owned()).or_default();
+        partitions.extend(topic.partitions.iter());
+    }
+    for partitions in asked.values_mut() {
+        steps.take(1 + partitions.len() / 16).await;
+        partitions.sort_unstable();
+        partitions.dedup();
+    }
+    Some(asked)
+}
+
 /// `DescribeLogDirs`. A broker tells of what it leads: ask each core of a core listener for its own.
 pub(crate) fn describe_log_dirs(
     image: &Image,
-    request: &DescribeLogDirsRequest<'_>,
+    asked: &Asked,
     dirs: &[LogDir],
 ) -> DescribeLogDirsResponse<'static> {
-    // No list means all; an empty one means none.
-    let asked: Option<BTreeMap<String, Vec<i32>>> = request.topics.as_ref().map(|topics| {
-        let mut asked: BTreeMap<String, Vec<i32>> = BTreeMap::new();
-        for topic in topics {
-            asked
-                .entry(topic.topic.into_owned())
-                .or_default()
-                .extend(topic.partitions.iter());
-        }
-        for partitions in asked.values_mut() {
-            partitions.sort_unstable();
-        }
-        asked
-    });
     let is_asked = |topic: &str, partition: i32| {
         asked.as_ref().is_none_or(|asked| {
             asked
@@ -98,7 +106,7 @@ mod tests {
     use streambus_proto::messages::describe_log_dirs_request::DescribableLogDirTopic;
 
     use super::*;
-    use crate::kafka::test_host::{image, topic_id};
+    use crate::kafka::test_host::{image, now, topic_id};
 
     type Sizes = Vec<(String, i32, i64)>;
 
@@ -115,7 +123,7 @@ mod tests {
                 (topic_id("gone"), 0, 99),
             ],
         };
-        let answer = describe_log_dirs(&image, request, &[dir]);
+        let answer = describe_log_dirs(&image, &now(asked(request)), &[dir]);
         let result = answer.results.iter().next().expect("one directory");
         assert_eq!(
             (&*result.log_dir, result.total_bytes, result.error_code),

@@ -1,8 +1,10 @@
 //! `Metadata`: which topics there are and which broker leads what; and topics made because a
 //! client named them.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 
+use rustc_hash::FxHashSet;
 use streambus_proto::error_code::ErrorCode;
 use streambus_proto::ids::TopicId;
 use streambus_proto::messages::metadata_request::MetadataRequest;
@@ -10,10 +12,15 @@ use streambus_proto::messages::metadata_response::{
     MetadataResponse, MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
 
+use streambus_proto::messages::Message;
+use streambus_proto::wire::ArrayBuilder;
+
 use super::admin::draw_topic_id;
 use super::broker::Broker;
 use super::cluster::CLUSTER_OPERATIONS;
 use super::listener::View;
+use super::request_memory::Steps;
+use super::response::ResponseError;
 use super::topic_partitions::TOPIC_OPERATIONS;
 use crate::metadata::routing::Routing;
 use crate::metadata::{Command, Image, Layout, Submit, Topic, topic_name};
@@ -26,8 +33,9 @@ const MAY_FORBID_CREATION_FROM: i16 = 4;
 const NAME_MAY_BE_NULL_FROM: i16 = 12;
 
 /// A topic that a request names.
-enum Asked {
-    Name(String),
+#[derive(PartialEq, Eq, Hash)]
+enum Asked<'a> {
+    Name(Cow<'a, str>),
     Id(TopicId),
 }
 
@@ -36,31 +44,39 @@ pub(super) async fn metadata(
     view: &View,
     request: &MetadataRequest<'_>,
     version: i16,
-) -> MetadataResponse<'static> {
-    let asked: Option<Vec<Asked>> = request.topics.as_ref().map(|topics| {
-        let asked = topics.iter().map(|topic| match topic.name {
-            Some(name) if topic.topic_id == TopicId::ZERO => Asked::Name(name.into_owned()),
-            _ => Asked::Id(topic.topic_id),
-        });
-        asked.collect()
-    });
+) -> Result<MetadataResponse<'static>, ResponseError> {
+    let asked = request.topics.as_ref();
     let asked = asked.filter(|asked| !asked.is_empty() || version >= EMPTY_MEANS_NONE_FROM);
     let may_create = version < MAY_FORBID_CREATION_FROM || request.allow_auto_topic_creation;
-    let mut topics: Vec<_> = match asked {
-        None => broker
-            .shard
-            .image(|image| image.topics().map(|topic| told(topic, view)).collect()),
-        Some(asked) => {
-            let mut topics = Vec::with_capacity(asked.len());
-            for asked in asked {
-                topics.push(one(broker, view, asked, may_create, version).await);
-            }
-            topics
-        }
+    let mut answer = Topics {
+        with_operations: request.include_topic_authorized_operations,
+        steps: Steps::default(),
+        written: ArrayBuilder::new(version, MetadataResponse::FLEXIBLE_FROM),
     };
-    if request.include_topic_authorized_operations {
-        for topic in topics.iter_mut().filter(|topic| topic.name.is_some()) {
-            topic.topic_authorized_operations = TOPIC_OPERATIONS;
+    match asked {
+        None => {
+            let all: Vec<Rc<Topic>> = broker
+                .shard
+                .image(|image| image.topics().cloned().collect());
+            for topic in all {
+                answer.push(told(&topic, view)).await?;
+            }
+        }
+        Some(asked) => {
+            // A topic that is named twice is answered once, as Kafka does.
+            let mut seen = FxHashSet::default();
+            for topic in asked {
+                answer.steps.next().await;
+                let asked = match topic.name {
+                    Some(name) if topic.topic_id == TopicId::ZERO => Asked::Name(name),
+                    _ => Asked::Id(topic.topic_id),
+                };
+                if !seen.contains(&asked) {
+                    let topic = one(broker, view, &asked, may_create, version).await;
+                    answer.push(topic).await?;
+                    seen.insert(asked);
+                }
+            }
         }
     }
     let cluster_authorized_operations = if request.include_cluster_authorized_operations {
@@ -68,14 +84,35 @@ pub(super) async fn metadata(
     } else {
         i32::MIN
     };
-    broker.shard.image(|image| MetadataResponse {
+    let topics = answer.written.finish();
+    Ok(broker.shard.image(|image| MetadataResponse {
         cluster_authorized_operations,
         brokers: brokers(view),
         cluster_id: Some(image.cluster_id().to_owned().into()),
         controller_id: view.controller().0,
-        topics: topics.into(),
+        topics,
         ..MetadataResponse::default()
-    })
+    }))
+}
+
+/// The topics of an answer.
+struct Topics {
+    with_operations: bool,
+    steps: Steps,
+    written: ArrayBuilder<MetadataResponseTopic<'static>>,
+}
+
+impl Topics {
+    async fn push(
+        &mut self,
+        mut topic: MetadataResponseTopic<'static>,
+    ) -> Result<(), ResponseError> {
+        if self.with_operations && topic.name.is_some() {
+            topic.topic_authorized_operations = TOPIC_OPERATIONS;
+        }
+        self.steps.take(1 + topic.partitions.len()).await;
+        Ok(self.written.push(topic)?)
+    }
 }
 
 fn brokers(view: &View) -> streambus_proto::wire::Array<'static, MetadataResponseBroker<'static>> {
@@ -94,7 +131,7 @@ fn brokers(view: &View) -> streambus_proto::wire::Array<'static, MetadataRespons
 async fn one(
     broker: &Rc<Broker>,
     view: &View,
-    asked: Asked,
+    asked: &Asked<'_>,
     may_create: bool,
     version: i16,
 ) -> MetadataResponseTopic<'static> {
@@ -102,31 +139,31 @@ async fn one(
         Asked::Id(id) => {
             let found = broker
                 .shard
-                .image(|image| image.topic_by_id(id).map(|t| told(t, view)));
+                .image(|image| image.topic_by_id(*id).map(|t| told(t, view)));
             return found.unwrap_or_else(|| MetadataResponseTopic {
                 error_code: ErrorCode::UnknownTopicId.into(),
-                topic_id: id,
+                topic_id: *id,
                 name: (version < NAME_MAY_BE_NULL_FROM).then(|| "".into()),
                 ..MetadataResponseTopic::default()
             });
         }
         Asked::Name(name) => name,
     };
-    let find = |image: &Image| image.topic(&name).map(|topic| told(topic, view));
+    let find = |image: &Image| image.topic(name).map(|topic| told(topic, view));
     if let Some(found) = broker.shard.image(find) {
         return found;
     }
-    let code = if may_create && !topic_name::is_reserved(&name) {
-        create(broker, &name).await
+    let code = if may_create && !topic_name::is_reserved(name) {
+        create(broker, name).await
     } else {
-        missing(&name)
+        missing(name)
     };
     match broker.shard.image(find) {
         Some(made) => made,
         None => MetadataResponseTopic {
             error_code: code.into(),
-            is_internal: topic_name::is_internal(&name),
-            name: Some(name.into()),
+            is_internal: topic_name::is_internal(name),
+            name: Some(name.to_string().into()),
             ..MetadataResponseTopic::default()
         },
     }

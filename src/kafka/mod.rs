@@ -22,6 +22,7 @@ mod offsets;
 mod produce;
 mod quorum;
 mod replicas;
+mod request_memory;
 mod response;
 mod security;
 mod served;

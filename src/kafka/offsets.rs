@@ -3,7 +3,10 @@
 
 use std::rc::Rc;
 
+use rustc_hash::FxHashSet;
 use streambus_proto::error_code::ErrorCode;
+use streambus_proto::ids::{LeaderEpoch, Offset, TopicId};
+use streambus_proto::messages::Message;
 use streambus_proto::messages::delete_records_request::DeleteRecordsRequest;
 use streambus_proto::messages::delete_records_response::{
     DeleteRecordsPartitionResult, DeleteRecordsResponse, DeleteRecordsTopicResult,
@@ -20,113 +23,236 @@ use streambus_proto::messages::offset_for_leader_epoch_request::OffsetForLeaderE
 use streambus_proto::messages::offset_for_leader_epoch_response::{
     EpochEndOffset, OffsetForLeaderEpochResponse, OffsetForLeaderTopicResult,
 };
+use streambus_proto::wire::{Array, ArrayBuilder, Element};
 use streambus_storage::PartitionKey;
 
 use super::broker::Broker;
+use super::request_memory::Steps;
+use super::response::ResponseError;
 use crate::config::CleanupPolicy;
 use crate::metadata::Topic;
-
 use crate::partition::Isolation;
-use crate::shard::op::{EpochItem, OffsetItem};
+use crate::partition::producers::ProducerView;
+use crate::shard::op::{EpochItem, FoundOffset, OffsetItem};
 
-/// Topics with their partitions: the place among the items of those that exist, an error for the others.
-type Places = Vec<(String, Vec<(i32, Result<usize, ErrorCode>)>)>;
+/// Partitions that the shards are asked about at a time: enough that one request to another core serves many, few
+/// enough that their answers are little and are written in one step.
+const ASKED_MAX: usize = 256;
 
-/// The partitions of a request: those that exist become items.
-struct Asked<T> {
-    topics: Places,
-    items: Vec<T>,
+/// What to do with a partition that a request names twice.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Repeated {
+    /// Answer it once.
+    AnsweredOnce,
+    /// Refuse each mention, as Kafka does.
+    Refused,
 }
 
-impl<T> Asked<T> {
-    fn new() -> Asked<T> {
-        Asked {
-            topics: Vec::new(),
+/// A request's topics in turn: each begins, then come its partitions.
+enum Entry {
+    Topic(String),
+    /// The place among what is asked, or an error.
+    Partition(i32, Result<usize, ErrorCode>),
+}
+
+/// Answers a request of topics and partitions in steps, so that neither it nor its answer takes the core for
+/// long, nor more memory than the bytes of the answer.
+struct Answer<'b, T, F, P, R> {
+    broker: &'b Broker,
+    version: i16,
+    flexible_from: i16,
+    repeated: Repeated,
+    /// Why a topic's partitions are refused, if they are.
+    refused: fn(&Topic) -> Option<ErrorCode>,
+    /// Partitions that were seen; of those that are refused when repeated, the ones that are.
+    seen: FxHashSet<PartitionKey>,
+    entries: Vec<Entry>,
+    items: Vec<T>,
+    steps: Steps,
+    partition: fn(i32, Result<F, ErrorCode>) -> P,
+    topic: fn(String, Array<'static, P>) -> R,
+    /// The topic that is being answered.
+    open: Option<(String, ArrayBuilder<P>)>,
+    topics: ArrayBuilder<R>,
+}
+
+impl<'b, T, F, P, R> Answer<'b, T, F, P, R>
+where
+    F: Clone,
+    P: Element<'static>,
+    R: Element<'static>,
+{
+    fn new<M: Message<'static>>(
+        broker: &'b Broker,
+        version: i16,
+        partition: fn(i32, Result<F, ErrorCode>) -> P,
+        topic: fn(String, Array<'static, P>) -> R,
+    ) -> Answer<'b, T, F, P, R> {
+        Answer {
+            broker,
+            version,
+            flexible_from: M::FLEXIBLE_FROM,
+            repeated: Repeated::AnsweredOnce,
+            refused: |_| None,
+            seen: FxHashSet::default(),
+            entries: Vec::new(),
             items: Vec::new(),
+            steps: Steps::default(),
+            partition,
+            topic,
+            open: None,
+            topics: ArrayBuilder::new(version, M::FLEXIBLE_FROM),
         }
     }
 
-    /// Adds a topic. With `refused` its partitions that exist are answered with that code.
-    fn topic(
+    /// Adds a topic with its partitions; asks about what has gathered when that is much.
+    async fn topic(
         &mut self,
-        broker: &Broker,
         name: &str,
-        refused: Option<ErrorCode>,
         partitions: impl Iterator<Item = (i32, T)>,
         item: impl Fn(PartitionKey, T) -> T,
-    ) {
-        let known = broker.shard.image(|image| {
-            image
-                .topic(name)
-                .map(|topic| (topic.id, topic.partition_count()))
+        ask: impl AsyncFn(Vec<T>) -> Vec<Result<F, ErrorCode>>,
+    ) -> Result<(), ResponseError> {
+        self.steps.next().await;
+        let known = known(self.broker, name);
+        let refused = self.broker.shard.image(|image| {
+            let topic = image.topic(name);
+            topic.and_then(|topic| (self.refused)(topic))
         });
-        let places = partitions.map(|(index, asked)| match known {
-            Some((topic, count)) if (0..count).contains(&index) => match refused {
-                Some(code) => (index, Err(code)),
-                None => {
-                    self.items.push(item(PartitionKey { topic, index }, asked));
-                    (index, Ok(self.items.len() - 1))
+        self.begin(Entry::Topic(name.to_owned()), &ask).await?;
+        for (index, asked) in partitions {
+            self.steps.next().await;
+            let place = match known {
+                Some((topic, count)) if (0..count).contains(&index) => {
+                    let key = PartitionKey { topic, index };
+                    match self.repeated {
+                        Repeated::AnsweredOnce if !self.seen.insert(key) => continue,
+                        Repeated::Refused if self.seen.contains(&key) => {
+                            Err(ErrorCode::InvalidRequest)
+                        }
+                        _ => match refused {
+                            Some(code) => Err(code),
+                            None => {
+                                self.items.push(item(key, asked));
+                                Ok(self.items.len() - 1)
+                            }
+                        },
+                    }
                 }
-            },
-            _ => (index, Err(ErrorCode::UnknownTopicOrPartition)),
-        });
-        let places = places.collect();
-        self.topics.push((name.to_owned(), places));
+                _ => Err(ErrorCode::UnknownTopicOrPartition),
+            };
+            self.begin(Entry::Partition(index, place), &ask).await?;
+        }
+        Ok(())
     }
 
-    /// Builds the answer: `partition` turns each place and what was found for it into an entry.
-    fn answer<F: Clone, P, R>(
-        topics: Places,
-        found: &[Result<F, ErrorCode>],
-        partition: impl Fn(i32, Result<F, ErrorCode>) -> P,
-        topic: impl Fn(String, Vec<P>) -> R,
-    ) -> Vec<R> {
-        topics
-            .into_iter()
-            .map(|(name, places)| {
-                let partitions = places.into_iter().map(|(index, place)| {
-                    partition(index, place.and_then(|place| found[place].clone()))
-                });
-                let partitions = partitions.collect();
-                topic(name, partitions)
-            })
-            .collect()
+    async fn begin(
+        &mut self,
+        entry: Entry,
+        ask: impl AsyncFn(Vec<T>) -> Vec<Result<F, ErrorCode>>,
+    ) -> Result<(), ResponseError> {
+        self.entries.push(entry);
+        if self.entries.len() >= ASKED_MAX {
+            self.write(ask).await?;
+        }
+        Ok(())
+    }
+
+    /// Asks about what has gathered and writes it.
+    async fn write(
+        &mut self,
+        ask: impl AsyncFn(Vec<T>) -> Vec<Result<F, ErrorCode>>,
+    ) -> Result<(), ResponseError> {
+        let items = std::mem::take(&mut self.items);
+        let found = if items.is_empty() {
+            Vec::new()
+        } else {
+            ask(items).await
+        };
+        for entry in std::mem::take(&mut self.entries) {
+            match entry {
+                Entry::Topic(name) => {
+                    self.close_topic()?;
+                    let partitions = ArrayBuilder::new(self.version, self.flexible_from);
+                    self.open = Some((name, partitions));
+                }
+                Entry::Partition(index, place) => {
+                    let found = place.and_then(|place| found[place].clone());
+                    let (_, partitions) = self.open.as_mut().expect("its topic came before");
+                    partitions.push((self.partition)(index, found))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn close_topic(&mut self) -> Result<(), ResponseError> {
+        if let Some((name, partitions)) = self.open.take() {
+            self.topics.push((self.topic)(name, partitions.finish()))?;
+        }
+        Ok(())
+    }
+
+    /// The topics of the answer.
+    async fn finish(
+        mut self,
+        ask: impl AsyncFn(Vec<T>) -> Vec<Result<F, ErrorCode>>,
+    ) -> Result<Array<'static, R>, ResponseError> {
+        self.write(ask).await?;
+        self.close_topic()?;
+        Ok(self.topics.finish())
     }
 }
 
+/// A topic's id and how many partitions it has.
+fn known(broker: &Broker, name: &str) -> Option<(TopicId, i32)> {
+    broker.shard.image(|image| {
+        image
+            .topic(name)
+            .map(|topic| (topic.id, topic.partition_count()))
+    })
+}
+
+/// The partitions that a request names more than once.
+async fn repeated(broker: &Broker, request: &ListOffsetsRequest<'_>) -> FxHashSet<PartitionKey> {
+    let (mut seen, mut repeated) = (FxHashSet::default(), FxHashSet::default());
+    let mut steps = Steps::default();
+    for topic in &request.topics {
+        steps.next().await;
+        let Some((id, count)) = known(broker, &topic.name) else {
+            continue;
+        };
+        for partition in &topic.partitions {
+            steps.next().await;
+            let index = partition.partition_index;
+            let key = PartitionKey { topic: id, index };
+            if (0..count).contains(&index) && !seen.insert(key) {
+                repeated.insert(key);
+            }
+        }
+    }
+    repeated
+}
+
 const NOWHERE: PartitionKey = PartitionKey {
-    topic: streambus_proto::ids::TopicId::ZERO,
+    topic: TopicId::ZERO,
     index: -1,
 };
 
 pub(super) async fn list_offsets(
     broker: &Rc<Broker>,
     request: &ListOffsetsRequest<'_>,
-) -> ListOffsetsResponse<'static> {
+    version: i16,
+) -> Result<ListOffsetsResponse<'static>, ResponseError> {
     let isolation = match request.isolation_level {
         0 => Isolation::ReadUncommitted,
         _ => Isolation::ReadCommitted,
     };
-    let mut asked = Asked::new();
-    for topic in &request.topics {
-        let partitions = topic.partitions.iter().map(|partition| {
-            let item = OffsetItem {
-                key: NOWHERE,
-                timestamp: partition.timestamp,
-                isolation,
-                current_leader_epoch: partition.current_leader_epoch,
-            };
-            (partition.partition_index, item)
-        });
-        asked.topic(broker, &topic.name, None, partitions, |key, item| {
-            OffsetItem { key, ..item }
-        });
-    }
-    let found = broker.shard.offsets_anywhere(asked.items).await;
-    let topics = Asked::<OffsetItem>::answer(
-        asked.topics,
-        &found,
-        |partition_index, found| match found {
+    let ask = async |items| broker.shard.offsets_anywhere(items).await;
+    let mut answer = Answer::new::<ListOffsetsResponse<'_>>(
+        broker,
+        version,
+        |partition_index, found: Result<FoundOffset, ErrorCode>| match found {
             Ok(found) => ListOffsetsPartitionResponse {
                 partition_index,
                 timestamp: found.timestamp,
@@ -142,38 +268,40 @@ pub(super) async fn list_offsets(
         },
         |name, partitions| ListOffsetsTopicResponse {
             name: name.into(),
-            partitions: partitions.into(),
+            partitions,
         },
     );
-    ListOffsetsResponse {
-        topics: topics.into(),
-        ..ListOffsetsResponse::default()
+    answer.repeated = Repeated::Refused;
+    answer.seen = repeated(broker, request).await;
+    for topic in &request.topics {
+        let partitions = topic.partitions.iter().map(|partition| {
+            let item = OffsetItem {
+                key: NOWHERE,
+                timestamp: partition.timestamp,
+                isolation,
+                current_leader_epoch: partition.current_leader_epoch,
+            };
+            (partition.partition_index, item)
+        });
+        let item = |key, item| OffsetItem { key, ..item };
+        answer.topic(&topic.name, partitions, item, ask).await?;
     }
+    Ok(ListOffsetsResponse {
+        topics: answer.finish(ask).await?,
+        ..ListOffsetsResponse::default()
+    })
 }
 
 pub(super) async fn offset_for_leader_epoch(
     broker: &Rc<Broker>,
     request: &OffsetForLeaderEpochRequest<'_>,
-) -> OffsetForLeaderEpochResponse<'static> {
-    let mut asked = Asked::new();
-    for topic in &request.topics {
-        let partitions = topic.partitions.iter().map(|partition| {
-            let item = EpochItem {
-                key: NOWHERE,
-                leader_epoch: partition.leader_epoch,
-                current_leader_epoch: partition.current_leader_epoch,
-            };
-            (partition.partition, item)
-        });
-        asked.topic(broker, &topic.topic, None, partitions, |key, item| {
-            EpochItem { key, ..item }
-        });
-    }
-    let found = broker.shard.epoch_ends_anywhere(asked.items).await;
-    let topics = Asked::<EpochItem>::answer(
-        asked.topics,
-        &found,
-        |partition, found| match found {
+    version: i16,
+) -> Result<OffsetForLeaderEpochResponse<'static>, ResponseError> {
+    let ask = async |items| broker.shard.epoch_ends_anywhere(items).await;
+    let mut answer = Answer::new::<OffsetForLeaderEpochResponse<'_>>(
+        broker,
+        version,
+        |partition, found: Result<(LeaderEpoch, Offset), ErrorCode>| match found {
             Ok((leader_epoch, end_offset)) => EpochEndOffset {
                 partition,
                 leader_epoch: leader_epoch.0,
@@ -188,13 +316,25 @@ pub(super) async fn offset_for_leader_epoch(
         },
         |topic, partitions| OffsetForLeaderTopicResult {
             topic: topic.into(),
-            partitions: partitions.into(),
+            partitions,
         },
     );
-    OffsetForLeaderEpochResponse {
-        topics: topics.into(),
-        ..OffsetForLeaderEpochResponse::default()
+    for topic in &request.topics {
+        let partitions = topic.partitions.iter().map(|partition| {
+            let item = EpochItem {
+                key: NOWHERE,
+                leader_epoch: partition.leader_epoch,
+                current_leader_epoch: partition.current_leader_epoch,
+            };
+            (partition.partition, item)
+        });
+        let item = |key, item| EpochItem { key, ..item };
+        answer.topic(&topic.topic, partitions, item, ask).await?;
     }
+    Ok(OffsetForLeaderEpochResponse {
+        topics: answer.finish(ask).await?,
+        ..OffsetForLeaderEpochResponse::default()
+    })
 }
 
 /// Why no client may delete records of a topic: the broker needs them, or their keys decide.
@@ -209,56 +349,47 @@ fn undeletable(topic: &Topic) -> Option<ErrorCode> {
 pub(super) async fn delete_records(
     broker: &Rc<Broker>,
     request: &DeleteRecordsRequest<'_>,
-) -> DeleteRecordsResponse<'static> {
-    let mut asked = Asked::new();
-    for topic in &request.topics {
-        let partitions = topic
-            .partitions
-            .iter()
-            .map(|partition| (partition.partition_index, (NOWHERE, partition.offset)));
-        let refused = broker.shard.image(|image| {
-            image
-                .topic(&topic.name)
-                .and_then(|topic| undeletable(topic))
-        });
-        asked.topic(broker, &topic.name, refused, partitions, |key, (_, to)| {
-            (key, to)
-        });
-    }
-    let moved = broker.shard.delete_records_anywhere(asked.items).await;
-    let topics = Asked::<(PartitionKey, i64)>::answer(
-        asked.topics,
-        &moved,
-        |partition_index, moved| DeleteRecordsPartitionResult {
+    version: i16,
+) -> Result<DeleteRecordsResponse<'static>, ResponseError> {
+    let ask = async |items| broker.shard.delete_records_anywhere(items).await;
+    let mut answer = Answer::new::<DeleteRecordsResponse<'_>>(
+        broker,
+        version,
+        |partition_index, moved: Result<Offset, ErrorCode>| DeleteRecordsPartitionResult {
             partition_index,
             low_watermark: moved.map_or(-1, |log_start| log_start.0),
             error_code: moved.err().unwrap_or(ErrorCode::None).into(),
         },
         |name, partitions| DeleteRecordsTopicResult {
             name: name.into(),
-            partitions: partitions.into(),
+            partitions,
         },
     );
-    DeleteRecordsResponse {
-        topics: topics.into(),
-        ..DeleteRecordsResponse::default()
+    answer.refused = undeletable;
+    for topic in &request.topics {
+        let partitions = topic
+            .partitions
+            .iter()
+            .map(|partition| (partition.partition_index, (NOWHERE, partition.offset)));
+        let item = |key, (_, to)| (key, to);
+        answer.topic(&topic.name, partitions, item, ask).await?;
     }
+    Ok(DeleteRecordsResponse {
+        topics: answer.finish(ask).await?,
+        ..DeleteRecordsResponse::default()
+    })
 }
 
 pub(super) async fn describe_producers(
     broker: &Rc<Broker>,
     request: &DescribeProducersRequest<'_>,
-) -> DescribeProducersResponse<'static> {
-    let mut asked = Asked::new();
-    for topic in &request.topics {
-        let partitions = topic.partition_indexes.iter().map(|index| (index, NOWHERE));
-        asked.topic(broker, &topic.name, None, partitions, |key, _| key);
-    }
-    let views = broker.shard.producers_anywhere(asked.items).await;
-    let topics = Asked::<PartitionKey>::answer(
-        asked.topics,
-        &views,
-        |partition_index, views| PartitionResponse {
+    version: i16,
+) -> Result<DescribeProducersResponse<'static>, ResponseError> {
+    let ask = async |items| broker.shard.producers_anywhere(items).await;
+    let mut answer = Answer::new::<DescribeProducersResponse<'_>>(
+        broker,
+        version,
+        |partition_index, views: Result<Vec<ProducerView>, ErrorCode>| PartitionResponse {
             partition_index,
             error_code: views
                 .as_ref()
@@ -282,13 +413,18 @@ pub(super) async fn describe_producers(
         },
         |name, partitions| TopicResponse {
             name: name.into(),
-            partitions: partitions.into(),
+            partitions,
         },
     );
-    DescribeProducersResponse {
-        topics: topics.into(),
-        ..DescribeProducersResponse::default()
+    for topic in &request.topics {
+        let partitions = topic.partition_indexes.iter().map(|index| (index, NOWHERE));
+        let item = |key, _| key;
+        answer.topic(&topic.name, partitions, item, ask).await?;
     }
+    Ok(DescribeProducersResponse {
+        topics: answer.finish(ask).await?,
+        ..DescribeProducersResponse::default()
+    })
 }
 
 #[cfg(test)]

@@ -6,16 +6,19 @@ use std::rc::Rc;
 use rustc_hash::FxHashSet;
 use streambus_proto::error_code::ErrorCode;
 use streambus_proto::ids::TopicId;
+use streambus_proto::messages::Message;
 use streambus_proto::messages::produce_request::{ProduceRequest, TopicProduceData};
 use streambus_proto::messages::produce_response::{
     BatchIndexAndErrorMessage, PartitionProduceResponse, ProduceResponse, TopicProduceResponse,
 };
+use streambus_proto::wire::ArrayBuilder;
 use streambus_shards::{Buf, Instant, now};
 use streambus_storage::PartitionKey;
 
 use super::broker::Broker;
 use super::dispatch::{Answer, Refused};
-use super::response::ReplyTo;
+use super::request_memory::{RequestMemory, Steps, TooMuch};
+use super::response::{ReplyTo, ResponseError};
 use crate::metadata::{Image, topic_name};
 use crate::partition::refusals::TopicRef;
 use crate::shard::nanos;
@@ -40,10 +43,10 @@ pub(super) async fn produce(
     request: &ProduceRequest<'_>,
     reply_to: ReplyTo,
     began: Instant,
+    memory: &mut RequestMemory,
 ) -> Result<Answer, Refused> {
     let acks = request.acks;
-    let mut items = Vec::new();
-    let topics = places(broker, frame, request, &mut items);
+    let (topics, items) = places(broker, frame, request, memory).await?;
     let appending = broker.shard.append_anywhere(items).await;
     let appended = now();
     let figures = &broker.shard.metrics().produce;
@@ -72,7 +75,8 @@ pub(super) async fn produce(
             .map_or(waited, |commit| commit.sync.min(waited));
         figures.sync_ns.record(nanos(sync));
         figures.queue_ns.record(nanos(waited.saturating_sub(sync)));
-        let slices = reply_to.with(&response(topics, &outcomes))?;
+        let response = response(topics, &outcomes, reply_to.version).await?;
+        let slices = reply_to.with(&response)?;
         figures.respond_ns.record(nanos(now().since(durable)));
         figures.total_ns.record(nanos(now().since(began)));
         Ok(slices)
@@ -108,69 +112,72 @@ fn all_taken<'a>(
     Ok(())
 }
 
-/// Sorts out which partitions can be appended to; their batches become `items`.
-fn places(
+/// Sorts out which partitions can be appended to; their batches become items.
+async fn places(
     broker: &Broker,
     frame: &Buf,
     request: &ProduceRequest<'_>,
-    items: &mut Vec<AppendItem>,
-) -> Vec<TopicPlaces> {
+    memory: &mut RequestMemory,
+) -> Result<(Vec<TopicPlaces>, Vec<AppendItem>), TooMuch> {
     let valid_acks = matches!(request.acks, -1..=1);
-    broker.shard.image(|image| {
-        let mut topics = Vec::with_capacity(request.topic_data.len());
-        // Kafka takes a partition once a request; a second batch for it would break its order.
-        let mut seen: FxHashSet<PartitionKey> = FxHashSet::default();
-        let mut remembered = 0;
-        for data in &request.topic_data {
-            let found = find(image, &data);
-            let mut partitions = Vec::with_capacity(data.partition_data.len());
-            for partition in &data.partition_data {
-                let place = match (found, partition.records.bytes()) {
-                    _ if !valid_acks => Place::Refused(ErrorCode::InvalidRequiredAcks),
-                    (Err(code), records) => {
-                        if remembered < REMEMBERED_MAX {
-                            remember_refused(broker, &data, partition.index, records);
-                            remembered += 1;
-                        }
-                        Place::Refused(code)
+    let mut topics = Vec::with_capacity(request.topic_data.len());
+    let mut items = Vec::new();
+    // Kafka takes a partition once a request; a second batch for it would break its order.
+    let mut seen: FxHashSet<PartitionKey> = FxHashSet::default();
+    let mut remembered = 0;
+    let mut steps = Steps::default();
+    for data in &request.topic_data {
+        memory.copy(data.name.len())?;
+        let found = broker.shard.image(|image| find(image, &data));
+        let mut partitions = Vec::with_capacity(data.partition_data.len());
+        steps.next().await;
+        for partition in &data.partition_data {
+            steps.next().await;
+            let place = match (found, partition.records.bytes()) {
+                _ if !valid_acks => Place::Refused(ErrorCode::InvalidRequiredAcks),
+                (Err(code), records) => {
+                    if remembered < REMEMBERED_MAX {
+                        remember_refused(broker, &data, partition.index, records);
+                        remembered += 1;
                     }
-                    (Ok((_, count)), records) if !(0..count).contains(&partition.index) => {
-                        if remembered < REMEMBERED_MAX {
-                            remember_refused(broker, &data, partition.index, records);
-                            remembered += 1;
-                        }
-                        Place::Refused(ErrorCode::UnknownTopicOrPartition)
+                    Place::Refused(code)
+                }
+                (Ok((_, count)), records) if !(0..count).contains(&partition.index) => {
+                    if remembered < REMEMBERED_MAX {
+                        remember_refused(broker, &data, partition.index, records);
+                        remembered += 1;
                     }
-                    (Ok(_), None) => Place::Refused(ErrorCode::InvalidRecord),
-                    (Ok((topic, _)), Some(records)) => {
-                        let key = PartitionKey {
-                            topic,
-                            index: partition.index,
-                        };
-                        if seen.insert(key) {
-                            let records = within(frame, records);
-                            items.push(AppendItem {
-                                key,
-                                awaited: broker.shard.awaited(key, &records),
-                                records,
-                                acks_all: request.acks == -1,
-                            });
-                            Place::Item(items.len() - 1)
-                        } else {
-                            Place::Refused(ErrorCode::InvalidRequest)
-                        }
+                    Place::Refused(ErrorCode::UnknownTopicOrPartition)
+                }
+                (Ok(_), None) => Place::Refused(ErrorCode::InvalidRecord),
+                (Ok((topic, _)), Some(records)) => {
+                    let key = PartitionKey {
+                        topic,
+                        index: partition.index,
+                    };
+                    if seen.insert(key) {
+                        let records = within(frame, records);
+                        items.push(AppendItem {
+                            key,
+                            awaited: broker.shard.awaited(key, &records),
+                            records,
+                            acks_all: request.acks == -1,
+                        });
+                        Place::Item(items.len() - 1)
+                    } else {
+                        Place::Refused(ErrorCode::InvalidRequest)
                     }
-                };
-                partitions.push((partition.index, place));
-            }
-            topics.push(TopicPlaces {
-                name: data.name.into_owned(),
-                id: data.topic_id,
-                partitions,
-            });
+                }
+            };
+            partitions.push((partition.index, place));
         }
-        topics
-    })
+        topics.push(TopicPlaces {
+            name: data.name.into_owned(),
+            id: data.topic_id,
+            partitions,
+        });
+    }
+    Ok((topics, items))
 }
 
 /// Refused batches of one request that are remembered: no producer has more under way at partitions that
@@ -225,20 +232,26 @@ fn within(frame: &Buf, part: &[u8]) -> Buf {
 /// refused whole. About 700 KB.
 const RECORD_ERRORS_MAX: usize = 10_000;
 
-fn response(topics: Vec<TopicPlaces>, outcomes: &[AppendOutcome]) -> ProduceResponse<'static> {
+/// The answer, written as it is built: it may have as many partitions as the request.
+async fn response(
+    topics: Vec<TopicPlaces>,
+    outcomes: &[AppendOutcome],
+    version: i16,
+) -> Result<ProduceResponse<'static>, ResponseError> {
     let mut room = RECORD_ERRORS_MAX;
     let mut refused = |index, refusal: &AppendRefusal| {
         let told = refusal.records.len().min(room);
         room -= told;
         refused(index, refusal, told)
     };
-    let topic = |topic: TopicPlaces| TopicProduceResponse {
-        name: topic.name.into(),
-        topic_id: topic.id,
-        partition_responses: topic
-            .partitions
-            .into_iter()
-            .map(|(index, place)| match place {
+    let mut steps = Steps::default();
+    let mut responses = ArrayBuilder::new(version, ProduceResponse::FLEXIBLE_FROM);
+    for topic in topics {
+        let mut partitions = ArrayBuilder::new(version, ProduceResponse::FLEXIBLE_FROM);
+        steps.next().await;
+        for (index, place) in topic.partitions {
+            steps.next().await;
+            partitions.push(match place {
                 Place::Refused(code) => refused(index, &AppendRefusal::from(code)),
                 Place::Item(item) => match &outcomes[item] {
                     Ok(appended) => PartitionProduceResponse {
@@ -250,13 +263,18 @@ fn response(topics: Vec<TopicPlaces>, outcomes: &[AppendOutcome]) -> ProduceResp
                     },
                     Err(refusal) => refused(index, refusal),
                 },
-            })
-            .collect(),
-    };
-    ProduceResponse {
-        responses: topics.into_iter().map(topic).collect(),
-        ..ProduceResponse::default()
+            })?;
+        }
+        responses.push(TopicProduceResponse {
+            name: topic.name.into(),
+            topic_id: topic.id,
+            partition_responses: partitions.finish(),
+        })?;
     }
+    Ok(ProduceResponse {
+        responses: responses.finish(),
+        ..ProduceResponse::default()
+    })
 }
 
 fn refused(

@@ -52,8 +52,9 @@ impl ReplyTo {
         let mut writer = Writer::new();
         frame::response_header(&mut writer, self.api, self.version, self.correlation_id);
         message.write(&mut writer, self.version)?;
-        for code in writer.errors() {
-            self.figures.error(*code, ErrorCode::from_i16(*code).name());
+        for (code, count) in writer.errors() {
+            let name = ErrorCode::from_i16(*code).name();
+            self.figures.errors(*code, name, *count);
         }
         let (own, splices) = frame::finish(writer).ok_or(ResponseError::TooLong)?;
         let ours = Buf::from(own);

@@ -11,6 +11,7 @@ use streambus_proto::messages::describe_topic_partitions_response::{
 };
 use streambus_proto::wire::Array;
 
+use super::request_memory::Steps;
 use crate::metadata::routing::Routing;
 use crate::metadata::{Image, Refusal, Topic, topic_name};
 
@@ -21,7 +22,18 @@ const PARTITIONS_MAX: usize = 2_000;
 /// knows, for nobody is kept from it.
 pub(super) const TOPIC_OPERATIONS: i32 = 0b1101_1111_1000;
 
-/// `DescribeTopicPartitions`.
+/// The topics that a request names. Sorted, so that a cursor splits the list the same way each time.
+pub(crate) async fn names(request: &DescribeTopicPartitionsRequest<'_>) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    let mut steps = Steps::default();
+    for topic in &request.topics {
+        steps.next().await;
+        names.insert(topic.name.into_owned());
+    }
+    names
+}
+
+/// `DescribeTopicPartitions` of these topics, or of all if there are none.
 ///
 /// # Errors
 /// `INVALID_REQUEST` for a cursor that no answer gave: the whole request fails.
@@ -29,6 +41,7 @@ pub(crate) fn describe_topic_partitions(
     image: &Image,
     routing: &impl Routing,
     request: &DescribeTopicPartitionsRequest<'_>,
+    names: &BTreeSet<String>,
 ) -> Result<DescribeTopicPartitionsResponse<'static>, Refusal> {
     let (first_topic, first_partition) = match &request.cursor {
         None => (String::new(), 0),
@@ -57,19 +70,13 @@ pub(crate) fn describe_topic_partitions(
             0
         }
     };
-    if request.topics.is_empty() {
+    if names.is_empty() {
         for topic in image.topics_from(&first_topic) {
             if !page.topic(topic, skip(&topic.name)) {
                 break;
             }
         }
     } else {
-        // Sorted, so that a cursor splits the list the same way each time.
-        let names: BTreeSet<String> = request
-            .topics
-            .iter()
-            .map(|topic| topic.name.into_owned())
-            .collect();
         for name in names.range(first_topic.clone()..) {
             let more = match image.topic(name) {
                 Some(topic) => page.topic(topic, skip(name)),

@@ -19,12 +19,19 @@ use streambus_proto::messages::delete_topics_response::{
     DeletableTopicResult, DeleteTopicsResponse,
 };
 
-use super::admin::{self, Host, duplicates, shown, submit_all};
+use super::admin::{self, Host, check_settings, duplicates, shown, submit_all};
+use super::request_memory::Steps;
 use crate::metadata::routing::Routing;
 use crate::metadata::{
     Change, Command, ConfigMap, Delta, Image, Layout, ManualPartition, Refusal, apply,
     topic_config, topic_name,
 };
+
+/// Topics of one request of which the answer has the settings too: some 3 KiB each. Those of further ones can be
+/// asked for.
+const CONFIGS_ANSWERED_MAX: usize = 1_000;
+/// What judging a command, or answering its outcome, takes of the core's time, in entries.
+const STEPS_OF_A_COMMAND: usize = 16;
 
 /// `CreateTopics`: each topic on its own, in the order of the request.
 pub(crate) async fn create_topics(
@@ -33,12 +40,14 @@ pub(crate) async fn create_topics(
     request: &CreateTopicsRequest<'_>,
 ) -> CreateTopicsResponse<'static> {
     let twice: BTreeSet<String> =
-        duplicates(request.topics.iter().map(|topic| topic.name.into_owned()));
+        duplicates(request.topics.iter().map(|topic| topic.name.into_owned())).await;
+    let mut steps = Steps::default();
     let mut results = Vec::with_capacity(request.topics.len());
     let mut commands = Vec::new();
     let mut places = Vec::new();
     let mut answered = BTreeSet::new();
     for topic in &request.topics {
+        steps.take(1 + topic.configs.len()).await;
         // A name that stands twice is answered once, as Kafka does.
         if twice.contains(&*topic.name) && !answered.insert(topic.name.clone().into_owned()) {
             continue;
@@ -50,7 +59,7 @@ pub(crate) async fn create_topics(
             let message = format!("Creation of internal topic {} is prohibited.", topic.name);
             Err(Refusal::new(ErrorCode::InvalidRequest, message))
         } else {
-            creation(host, routing, &topic)
+            creation(host, routing, &topic).await
         };
         match command {
             Ok(command) => {
@@ -64,17 +73,25 @@ pub(crate) async fn create_topics(
     let decisions = if request.validate_only {
         let limits = host.limits();
         let judge = |command| host.image(|image| apply(image, command, &limits));
-        commands
-            .iter()
-            .map(|command| judge(command).map(std::sync::Arc::new))
-            .collect()
+        let mut decisions = Vec::with_capacity(commands.len());
+        for command in &commands {
+            steps.take(STEPS_OF_A_COMMAND).await;
+            decisions.push(judge(command).map(std::sync::Arc::new));
+        }
+        decisions
     } else {
         submit_all(host, commands).await
     };
+    let mut with_configs = 0;
     for (place, decision) in places.into_iter().zip(decisions) {
+        steps.take(STEPS_OF_A_COMMAND).await;
         let result = std::mem::take(&mut results[place]);
         results[place] = match decision {
-            Ok(delta) => created(host, result, &delta, request.validate_only),
+            Ok(delta) => {
+                with_configs += 1;
+                let with_configs = with_configs <= CONFIGS_ANSWERED_MAX;
+                created(host, result, &delta, request.validate_only, with_configs)
+            }
             Err(refusal) => refused_topic(result, refusal),
         };
     }
@@ -107,11 +124,12 @@ fn refused_topic(
 }
 
 /// The command that makes a topic. Kafka's rules on what excludes what come first.
-fn creation(
+async fn creation(
     host: &impl Host,
     routing: &impl Routing,
     topic: &CreatableTopic<'_>,
 ) -> Result<Command, Refusal> {
+    check_settings(topic.configs.len())?;
     let layout = if topic.assignments.is_empty() {
         Layout::Auto {
             partitions: topic.num_partitions,
@@ -130,7 +148,7 @@ fn creation(
         if topic.num_partitions != -1 {
             return excluded("numPartitions");
         }
-        Layout::Manual(host.image(|image| assigned(image, routing, topic))?)
+        Layout::Manual(assigned(host, routing, topic).await?)
     };
     let configs = topic.configs.iter();
     let configs = configs.map(|config| {
@@ -148,8 +166,8 @@ fn creation(
 }
 
 /// A new topic's assignments by partition index, which they must cover from 0 on.
-fn assigned(
-    image: &Image,
+async fn assigned(
+    host: &impl Host,
     routing: &impl Routing,
     topic: &CreatableTopic<'_>,
 ) -> Result<Vec<ManualPartition>, Refusal> {
@@ -157,7 +175,9 @@ fn assigned(
     let mut assignments: Vec<_> = topic.assignments.iter().collect();
     assignments.sort_by_key(|assignment| assignment.partition_index);
     let mut partitions = Vec::with_capacity(assignments.len());
+    let mut steps = Steps::default();
     for (turn, assignment) in assignments.iter().enumerate() {
+        steps.take(1 + assignment.broker_ids.len()).await;
         let index = assignment.partition_index;
         let repeated = turn > 0 && assignments[turn - 1].partition_index == index;
         if repeated {
@@ -171,7 +191,8 @@ fn assigned(
             ));
         }
         let brokers = assignment.broker_ids.iter();
-        partitions.push(admin::manual_partition(image, routing, brokers, turn)?);
+        let place = |image: &_| admin::manual_partition(image, routing, brokers, turn);
+        partitions.push(host.image(place)?);
     }
     Ok(partitions)
 }
@@ -182,6 +203,7 @@ fn created(
     result: CreatableTopicResult<'static>,
     delta: &Delta,
     validate_only: bool,
+    with_configs: bool,
 ) -> CreatableTopicResult<'static> {
     let Some(Change::TopicCreated {
         id,
@@ -192,12 +214,17 @@ fn created(
     else {
         return result;
     };
+    let configs = if with_configs {
+        host.image(|image| topic_configs(image, configs))
+    } else {
+        Vec::new()
+    };
     let replicas = partitions.first().map_or(0, |place| place.replicas.len());
     CreatableTopicResult {
         topic_id: if validate_only { TopicId::ZERO } else { *id },
         num_partitions: i32::try_from(partitions.len()).unwrap_or(-1),
         replication_factor: i16::try_from(replicas).unwrap_or(-1),
-        configs: Some(host.image(|image| topic_configs(image, configs)).into()),
+        configs: Some(configs.into()),
         ..result
     }
 }
@@ -234,12 +261,14 @@ pub(crate) async fn delete_topics(
             .map(|name| (Some(name.into_owned()), TopicId::ZERO))
             .collect()
     };
-    let mut found = host.image(|image| identified(image, &wanted, version));
+    let mut found = identified(host, &wanted, version).await;
+    let mut steps = Steps::default();
     let commands = found.iter().filter_map(|one| one.1.clone().ok());
     let commands = commands.map(|id| Command::DeleteTopic { id }).collect();
     let mut decisions = submit_all(host, commands).await.into_iter();
     let mut results = Vec::with_capacity(found.len());
     for (result, id) in found.drain(..) {
+        steps.next().await;
         let outcome = match id {
             Ok(_) => decisions
                 .next()
@@ -275,22 +304,22 @@ fn refused_deletion(
 }
 
 /// Finds each topic's name and id, and refuses what is named twice, by whatever name.
-fn identified(
-    image: &Image,
+async fn identified(
+    host: &impl Host,
     wanted: &[(Option<String>, TopicId)],
     version: i16,
 ) -> Vec<(DeletableTopicResult<'static>, Result<TopicId, Refusal>)> {
-    let names_twice = duplicates(wanted.iter().filter_map(|(name, _)| name.as_deref()));
+    let names_twice = duplicates(wanted.iter().filter_map(|(name, _)| name.as_deref())).await;
     let ids = || {
         wanted
             .iter()
             .map(|(_, id)| *id)
             .filter(|id| *id != TopicId::ZERO)
     };
-    let ids_twice = duplicates(ids());
+    let ids_twice = duplicates(ids()).await;
     let by_id: BTreeSet<TopicId> = ids().collect();
     let invalid = |message: &str| Err(Refusal::new(ErrorCode::InvalidRequest, message));
-    let resolve = |name: Option<&str>, id: TopicId| match name {
+    let resolve = |image: &Image, name: Option<&str>, id: TopicId| match name {
         Some(_) if id != TopicId::ZERO => {
             invalid("You may not specify both topic name and topic id.")
         }
@@ -312,27 +341,31 @@ fn identified(
             )),
         },
     };
-    wanted
-        .iter()
-        .map(|(name, id)| {
-            let resolved = resolve(name.as_deref(), *id);
-            let topic = resolved.as_ref().ok().and_then(|id| image.topic_by_id(*id));
-            let result = DeletableTopicResult {
-                name: name
-                    .clone()
-                    .or_else(|| topic.map(|topic| topic.name.to_string()))
-                    .map(Into::into),
-                topic_id: if version >= 6 {
-                    topic.map_or(*id, |topic| topic.id)
-                } else {
-                    TopicId::ZERO
-                },
-                error_message: None,
-                ..DeletableTopicResult::default()
-            };
-            (result, resolved)
-        })
-        .collect()
+    let one = |image: &Image, name: &Option<String>, id: TopicId| {
+        let resolved = resolve(image, name.as_deref(), id);
+        let topic = resolved.as_ref().ok().and_then(|id| image.topic_by_id(*id));
+        let result = DeletableTopicResult {
+            name: name
+                .clone()
+                .or_else(|| topic.map(|topic| topic.name.to_string()))
+                .map(Into::into),
+            topic_id: if version >= 6 {
+                topic.map_or(id, |topic| topic.id)
+            } else {
+                TopicId::ZERO
+            },
+            error_message: None,
+            ..DeletableTopicResult::default()
+        };
+        (result, resolved)
+    };
+    let mut steps = Steps::default();
+    let mut found = Vec::with_capacity(wanted.len());
+    for (name, id) in wanted {
+        steps.next().await;
+        found.push(host.image(|image| one(image, name, *id)));
+    }
+    found
 }
 
 fn unknown_topic(name: &str) -> Refusal {
@@ -347,15 +380,15 @@ pub(crate) async fn create_partitions(
     request: &CreatePartitionsRequest<'_>,
 ) -> CreatePartitionsResponse<'static> {
     let twice: BTreeSet<String> =
-        duplicates(request.topics.iter().map(|topic| topic.name.into_owned()));
-    let growth = |topic: &CreatePartitionsTopic<'_>| {
+        duplicates(request.topics.iter().map(|topic| topic.name.into_owned())).await;
+    let growth = async |topic: &CreatePartitionsTopic<'_>| {
         if twice.contains(&*topic.name) {
             return Err(Refusal::new(
                 ErrorCode::InvalidRequest,
                 "Duplicate topic in request.",
             ));
         }
-        let command = host.image(|image| growth(image, routing, topic))?;
+        let command = growth(host, routing, topic).await?;
         if request.validate_only {
             host.image(|image| apply(image, &command, &host.limits()))?;
             return Ok(None);
@@ -363,14 +396,15 @@ pub(crate) async fn create_partitions(
         Ok(Some(command))
     };
     let mut answered = BTreeSet::new();
-    let judged: Vec<_> = request
-        .topics
-        .iter()
-        .filter(|topic| {
-            !twice.contains(&*topic.name) || answered.insert(topic.name.clone().into_owned())
-        })
-        .map(|topic| (topic.name.clone().into_owned(), growth(&topic)))
-        .collect();
+    let mut steps = Steps::default();
+    let mut judged = Vec::with_capacity(request.topics.len());
+    for topic in &request.topics {
+        steps.take(STEPS_OF_A_COMMAND).await;
+        if twice.contains(&*topic.name) && !answered.insert(topic.name.clone().into_owned()) {
+            continue;
+        }
+        judged.push((topic.name.clone().into_owned(), growth(&topic).await));
+    }
     let commands = judged
         .iter()
         .filter_map(|(_, one)| one.clone().ok().flatten())
@@ -405,21 +439,23 @@ pub(super) fn told(outcome: Result<(), Refusal>) -> (i16, Option<String>) {
     }
 }
 
-fn growth(
-    image: &Image,
+async fn growth(
+    host: &impl Host,
     routing: &impl Routing,
     topic: &CreatePartitionsTopic<'_>,
 ) -> Result<Command, Refusal> {
-    let manual = match &topic.assignments {
-        None => None,
-        Some(assignments) => {
-            let turns = assignments.iter().enumerate();
-            let partitions = turns.map(|(turn, assignment)| {
-                admin::manual_partition(image, routing, assignment.broker_ids.iter(), turn)
-            });
-            Some(partitions.collect::<Result<Vec<_>, _>>()?)
+    let mut manual = None;
+    if let Some(assignments) = &topic.assignments {
+        let mut steps = Steps::default();
+        let mut partitions = Vec::with_capacity(assignments.len());
+        for (turn, assignment) in assignments.iter().enumerate() {
+            steps.take(1 + assignment.broker_ids.len()).await;
+            let brokers = assignment.broker_ids.iter();
+            let place = |image: &_| admin::manual_partition(image, routing, brokers, turn);
+            partitions.push(host.image(place)?);
         }
-    };
+        manual = Some(partitions);
+    }
     Ok(Command::CreatePartitions {
         topic: topic.name.clone().into_owned(),
         count: topic.count,

@@ -8,7 +8,7 @@ use rustc_hash::FxHashMap;
 use streambus_proto::error_code::ErrorCode;
 use streambus_proto::ids::{LeaderEpoch, Offset};
 use streambus_shards::sync::either;
-use streambus_shards::{CoreId, Task, spawn, spawn_begun};
+use streambus_shards::{CoreId, Task, spawn, spawn_begun, yield_now};
 use streambus_storage::PartitionKey;
 
 use super::Shard;
@@ -46,6 +46,9 @@ impl Drop for ParkedAway<'_> {
         }
     }
 }
+
+/// Reads of one request after which other tasks get their turn: about 100 µs.
+const READS_PER_STEP: usize = 64;
 
 /// Batches that were handed in, of this core and of others, each with its place in the request.
 pub struct Appending {
@@ -201,7 +204,11 @@ impl Shard {
         let mut outcomes = Vec::with_capacity(items.len());
         let mut left = bytes_max;
         let mut found_any = false;
-        for item in items {
+        for (turn, item) in items.into_iter().enumerate() {
+            // What is in memory is read without a wait.
+            if turn % READS_PER_STEP == READS_PER_STEP - 1 {
+                yield_now().await;
+            }
             // Only the very first batch of an answer may be larger than what was asked for (KIP-74).
             let own_max = item.bytes_max;
             let item = ReadItem {

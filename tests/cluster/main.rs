@@ -7,6 +7,7 @@ mod cores;
 mod crash;
 mod deletion;
 mod descriptors;
+mod entries;
 mod extremes;
 mod full_disk;
 mod hostile;

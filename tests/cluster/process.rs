@@ -4,8 +4,8 @@
 //! again and names one of its tests, [`PROCESS_TEST`]; in that process the test is the broker.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use streambus::config::{Config, Sources};
 use streambus::node;
 use streambus_ops::logs;
-use streambus_shards::{sleep, spawn};
+use streambus_shards::{polls, sleep, spawn};
 
 /// The test that is the broker when [`DATA_DIR`] is set.
 const PROCESS_TEST: &str = "process::is_the_broker_when_asked";
@@ -50,8 +50,9 @@ fn is_the_broker_when_asked() {
                 .unwrap()
                 .address
         };
-        let admin = ready.admin.unwrap();
-        println!("{READY}{} {} {admin}", address("core"), address("node"));
+        let (admin, polls) = (ready.admin.unwrap(), serve_polls());
+        let (core, node) = (address("core"), address("node"));
+        println!("{READY}{core} {node} {admin} {polls}");
         if stuck {
             // On core 0, which calls this, once it has given signs of life.
             let stuck = async {
@@ -69,6 +70,20 @@ fn is_the_broker_when_asked() {
     }
 }
 
+/// Answers each connection with the longest poll of any task since the one before.
+fn serve_polls() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let longest = u64::try_from(polls::take_longest_poll().as_nanos()).unwrap();
+            // A test that went away needs no answer.
+            let _ = stream.unwrap().write_all(&longest.to_be_bytes());
+        }
+    });
+    address
+}
+
 /// A running broker with a listener of each mode. Dropped, it is killed.
 pub(crate) struct Broker {
     process: Child,
@@ -81,6 +96,8 @@ pub(crate) struct Broker {
     pub(crate) node: SocketAddr,
     /// The admin address.
     pub(crate) admin: SocketAddr,
+    /// Where the longest poll is asked for.
+    polls: SocketAddr,
 }
 
 /// The command that is a broker over `data_dir` with these settings besides.
@@ -139,6 +156,7 @@ impl Broker {
                     core: next(),
                     node: next(),
                     admin: next(),
+                    polls: next(),
                 });
             }
             line.clear();
@@ -150,6 +168,14 @@ impl Broker {
     /// Ends the process as a crash does: no warning, no drain.
     pub(crate) fn kill(mut self) {
         self.end();
+    }
+
+    /// The longest time that a task ran without a yield since the last call, or since the first one.
+    pub(crate) fn longest_poll(&self) -> Duration {
+        let mut longest = [0; 8];
+        let mut stream = TcpStream::connect(self.polls).unwrap();
+        stream.read_exact(&mut longest).unwrap();
+        Duration::from_nanos(u64::from_be_bytes(longest))
     }
 
     /// The process's id.
@@ -178,11 +204,22 @@ impl Drop for Broker {
 
 /// Resident memory of a process in bytes.
 pub(crate) fn resident(process: u32) -> u64 {
+    status_bytes(process, "VmRSS:")
+}
+
+/// The most that a process's resident memory was since [`reset_peak_resident`].
+pub(crate) fn peak_resident(process: u32) -> u64 {
+    status_bytes(process, "VmHWM:")
+}
+
+/// Lets [`peak_resident`] begin anew.
+pub(crate) fn reset_peak_resident(process: u32) {
+    std::fs::write(format!("/proc/{process}/clear_refs"), "5").unwrap();
+}
+
+fn status_bytes(process: u32, field: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS:"))
-        .unwrap();
+    let line = status.lines().find(|line| line.starts_with(field)).unwrap();
     line.split_whitespace()
         .nth(1)
         .unwrap()

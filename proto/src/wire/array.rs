@@ -1,4 +1,4 @@
-//! Arrays: still on the wire, or items to be sent.
+//! Arrays: still on the wire, items to be sent, or written already.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -36,10 +36,29 @@ enum Inner<'a, T> {
         flexible: bool,
     },
     Items(Vec<T>),
+    // Apart, so that an array of few items stays small.
+    Written(Box<Written>),
 }
 
+#[derive(Debug, Clone)]
+struct Written {
+    elements: Writer,
+    count: usize,
+    version: i16,
+}
+
+impl Written {
+    fn write<'a, T: Element<'a>>(&mut self, element: &T) -> Result<(), EncodeError> {
+        self.count += 1;
+        element.encode(&mut self.elements, self.version)
+    }
+}
+
+/// Elements that an [`ArrayBuilder`] keeps: more than most answers have, and few enough to write in one step.
+const ITEMS_MAX: usize = 256;
+
 /// A run of elements. Received ones stay on the wire, checked, and are decoded as they are walked; ones to
-/// be sent are made [from a vector](From).
+/// be sent are made [from a vector](From), or [one by one](ArrayBuilder) where they may be many.
 #[derive(Clone)]
 pub struct Array<'a, T>(Inner<'a, T>);
 
@@ -77,6 +96,7 @@ impl<'a, T: Element<'a>> Array<'a, T> {
         match &self.0 {
             Inner::Wire { count, .. } => *count,
             Inner::Items(items) => items.len(),
+            Inner::Written(written) => written.count,
         }
     }
 
@@ -86,6 +106,9 @@ impl<'a, T: Element<'a>> Array<'a, T> {
     }
 
     /// Walks the elements.
+    ///
+    /// # Panics
+    /// If they are written already, as an [`ArrayBuilder`] does with many: those can only be sent.
     pub fn iter(&self) -> Iter<'_, 'a, T> {
         match &self.0 {
             Inner::Wire {
@@ -99,6 +122,7 @@ impl<'a, T: Element<'a>> Array<'a, T> {
                 version: *version,
             },
             Inner::Items(items) => Iter::Items(items.iter()),
+            Inner::Written(_) => unreachable!("written elements are sent, not walked"),
         }
     }
 
@@ -117,6 +141,11 @@ impl<'a, T: Element<'a>> Array<'a, T> {
                 }
                 Ok(())
             }
+            Inner::Written(written) => {
+                assert_eq!(written.version, version, "written as it is sent");
+                writer.append(&written.elements);
+                Ok(())
+            }
             Inner::Wire { .. } => self.encode_again(writer, version),
         }
     }
@@ -126,6 +155,61 @@ impl<'a, T: Element<'a>> Array<'a, T> {
     fn encode_again(&self, writer: &mut Writer, version: i16) -> Result<(), EncodeError> {
         self.iter()
             .try_for_each(|item| item.encode(writer, version))
+    }
+}
+
+/// Collects the elements of an array to be sent. The first few are kept; once there are more, all are written as
+/// they come, so that a long array takes the memory that its bytes take, is built in steps that its
+/// owner chooses, and is sent by a copy.
+#[derive(Debug)]
+pub struct ArrayBuilder<T> {
+    items: Vec<T>,
+    written: Written,
+}
+
+impl<'a, T: Element<'a>> ArrayBuilder<T> {
+    /// No elements yet, in this version of a message whose flexible versions begin with `flexible_from`.
+    pub fn new(version: i16, flexible_from: i16) -> ArrayBuilder<T> {
+        let mut elements = Writer::new();
+        elements.set_flexible(version >= flexible_from);
+        ArrayBuilder {
+            items: Vec::new(),
+            written: Written {
+                elements,
+                count: 0,
+                version,
+            },
+        }
+    }
+
+    /// Adds one more.
+    ///
+    /// # Errors
+    /// [`EncodeError`]; the array is of no use then.
+    pub fn push(&mut self, element: T) -> Result<(), EncodeError> {
+        if self.written.count == 0 {
+            self.items.push(element);
+            if self.items.len() > ITEMS_MAX {
+                return std::mem::take(&mut self.items)
+                    .iter()
+                    .try_for_each(|item| self.written.write(item));
+            }
+            return Ok(());
+        }
+        self.written.write(&element)
+    }
+
+    /// How many bytes are written: 0 while there are few elements.
+    pub fn written_bytes(&self) -> usize {
+        self.written.elements.len()
+    }
+
+    /// All of them.
+    pub fn finish(self) -> Array<'a, T> {
+        if self.written.count == 0 {
+            return Array(Inner::Items(self.items));
+        }
+        Array(Inner::Written(Box::new(self.written)))
     }
 }
 
@@ -192,7 +276,10 @@ impl<'a, T: Element<'a> + PartialEq> PartialEq for Array<'a, T> {
 
 impl<'a, T: Element<'a> + fmt::Debug> fmt::Debug for Array<'a, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.iter()).finish()
+        match &self.0 {
+            Inner::Written(written) => write!(f, "[{} written elements]", written.count),
+            _ => f.debug_list().entries(self.iter()).finish(),
+        }
     }
 }
 

@@ -9,7 +9,7 @@ mod array;
 mod reader;
 mod writer;
 
-pub use array::{Array, Element};
+pub use array::{Array, ArrayBuilder, Element};
 pub use reader::{DecodeError, Reader};
 pub use writer::{EncodeError, Run, Splice, Writer};
 

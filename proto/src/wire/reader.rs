@@ -7,6 +7,8 @@ use crate::ids::TopicId;
 
 /// Longest unsigned varint of 32 bits.
 const VARINT_BYTES_MAX: usize = 5;
+/// Longest string. The first encoding counts its bytes in 16 bits; Kafka holds compact strings to the same.
+const STRING_BYTES_MAX: usize = 0x7fff;
 
 /// Why bytes are not the message they should be. The connection is not worth keeping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -25,6 +27,17 @@ pub enum DecodeError {
     /// A variable-length number does not end.
     #[error("a varint is longer than {VARINT_BYTES_MAX} bytes")]
     VarintTooLong,
+    /// A string is longer than any that Kafka takes.
+    #[error("a string of {0} bytes is longer than {STRING_BYTES_MAX}")]
+    StringTooLong(usize),
+    /// The arrays of the message have more entries than the reader may pass over.
+    #[error("{count} more entries were announced where {left} more are allowed")]
+    TooManyEntries {
+        /// Entries of the array at which the reader stopped.
+        count: usize,
+        /// Entries that it could still pass over.
+        left: usize,
+    },
     /// A string is not UTF-8.
     #[error("a string is not UTF-8")]
     NotUtf8,
@@ -36,11 +49,12 @@ pub enum DecodeError {
     Trailing(usize),
 }
 
-/// A position in a frame, and which of the two encodings the message uses.
+/// A position in a frame, which of the two encodings the message uses, and how many entries may follow.
 #[derive(Debug, Clone)]
 pub struct Reader<'a> {
     rest: &'a [u8],
     flexible: bool,
+    entries_left: usize,
 }
 
 impl<'a> Reader<'a> {
@@ -49,11 +63,44 @@ impl<'a> Reader<'a> {
         Reader {
             rest: bytes,
             flexible: false,
+            entries_left: usize::MAX,
         }
     }
 
+    /// Reads what was passed over before, and counted then.
     pub(super) fn resume(rest: &'a [u8], flexible: bool) -> Reader<'a> {
-        Reader { rest, flexible }
+        Reader {
+            rest,
+            flexible,
+            entries_left: usize::MAX,
+        }
+    }
+
+    /// Lets at most `entries` entries follow: elements of arrays, nested ones too, and tagged fields. An entry
+    /// takes as little as a byte, so only this bounds how long a frame is walked and what is built from
+    /// it. It is checked once for each array, before its first element.
+    pub fn set_entries_left(&mut self, entries: usize) {
+        self.entries_left = entries;
+    }
+
+    /// How many entries may still follow.
+    pub fn entries_left(&self) -> usize {
+        self.entries_left
+    }
+
+    /// Counts `count` entries that are announced.
+    #[inline]
+    fn announce(&mut self, count: usize) -> Result<(), DecodeError> {
+        match self.entries_left.checked_sub(count) {
+            Some(left) => {
+                self.entries_left = left;
+                Ok(())
+            }
+            None => Err(DecodeError::TooManyEntries {
+                count,
+                left: self.entries_left,
+            }),
+        }
     }
 
     /// Switches to compact lengths and tagged fields, or back.
@@ -254,6 +301,7 @@ impl<'a> Reader<'a> {
     #[inline]
     fn text(&mut self) -> Result<Option<&'a [u8]>, DecodeError> {
         match self.length(|reader| reader.i16().map(i64::from))? {
+            Some(length) if length > STRING_BYTES_MAX => Err(DecodeError::StringTooLong(length)),
             Some(length) => self.take(length).map(Some),
             None => Ok(None),
         }
@@ -366,7 +414,9 @@ impl<'a> Reader<'a> {
     /// what is left is a lie.
     #[inline]
     fn count(&mut self) -> Result<Option<usize>, DecodeError> {
-        self.length(|reader| reader.i32().map(i64::from))
+        let count = self.length(|reader| reader.i32().map(i64::from))?;
+        self.announce(count.unwrap_or(0))?;
+        Ok(count)
     }
 
     /// Passes over `count` elements.
@@ -451,7 +501,7 @@ impl<'a> Reader<'a> {
         if self.flexible {
             let count = self.uvarint()?;
             if count > 0 {
-                self.rest = tagged_fields(self.rest, count, field)?;
+                *self = tagged_fields(self.clone(), count, field)?;
             }
         }
         Ok(())
@@ -483,22 +533,26 @@ fn long_uvarint(mut rest: &[u8]) -> Result<(u32, &[u8]), DecodeError> {
     Err(DecodeError::VarintTooLong)
 }
 
-/// So many tagged fields, and what follows them.
+/// Passes over `count` tagged fields.
 #[cold]
 #[inline(never)]
 fn tagged_fields<'a>(
-    rest: &'a [u8],
+    mut reader: Reader<'a>,
     count: u32,
     mut field: impl FnMut(u32, &mut Reader<'a>) -> Result<bool, DecodeError>,
-) -> Result<&'a [u8], DecodeError> {
-    let mut reader = Reader::resume(rest, true);
+) -> Result<Reader<'a>, DecodeError> {
+    reader.announce(count as usize)?;
     for _ in 0..count {
         let tag = reader.uvarint()?;
         let size = reader.uvarint()? as usize;
-        let mut inside = Reader::resume(reader.take(size)?, true);
+        let mut inside = Reader {
+            rest: reader.take(size)?,
+            ..reader
+        };
         if field(tag, &mut inside)? {
             inside.finish()?;
         }
+        reader.entries_left = inside.entries_left;
     }
-    Ok(reader.rest)
+    Ok(reader)
 }

@@ -40,11 +40,11 @@ pub struct Splice {
 }
 
 /// A message being written.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Writer {
     out: Vec<u8>,
     splices: Vec<Splice>,
-    errors: Vec<i16>,
+    errors: Vec<(i16, u64)>,
     flexible: bool,
 }
 
@@ -97,16 +97,26 @@ impl Writer {
         (self.out, self.splices)
     }
 
-    /// Keeps an error code of the response being written, unless it is none.
+    /// Counts an error code of the response being written, unless it is none.
     #[inline]
     pub fn note_error(&mut self, code: i16) {
         if code != 0 {
-            self.errors.push(code);
+            self.count_error(code, 1);
         }
     }
 
-    /// The error codes in the response: of it as a whole, and of each topic, partition or resource.
-    pub fn errors(&self) -> &[i16] {
+    #[inline(never)]
+    fn count_error(&mut self, code: i16, times: u64) {
+        // There are some 130 codes, and few of them in one response.
+        match self.errors.iter_mut().find(|(known, _)| *known == code) {
+            Some((_, count)) => *count += times,
+            None => self.errors.push((code, times)),
+        }
+    }
+
+    /// The error codes in the response, each with how often it is there: of the response as a whole, and of
+    /// each topic, partition or resource.
+    pub fn errors(&self) -> &[(i16, u64)] {
         &self.errors
     }
 
@@ -332,15 +342,23 @@ impl Writer {
         self.uvarint(tag);
         let size = u32::try_from(inside.total_len());
         self.uvarint(size.map_err(|_| EncodeError::TooLong(inside.total_len()))?);
+        self.append(&inside);
+        Ok(())
+    }
+
+    /// All that another wrote, behind what is here.
+    pub(super) fn append(&mut self, other: &Writer) {
+        assert_eq!(self.flexible, other.flexible, "both in one encoding");
         let at = self.out.len();
         self.splices
-            .extend(inside.splices.iter().map(|splice| Splice {
+            .extend(other.splices.iter().map(|splice| Splice {
                 position: splice.position + at,
                 ..*splice
             }));
-        self.raw(&inside.out);
-        self.errors.extend(inside.errors);
-        Ok(())
+        self.raw(&other.out);
+        for (code, times) in &other.errors {
+            self.count_error(*code, *times);
+        }
     }
 }
 

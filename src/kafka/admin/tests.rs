@@ -10,8 +10,8 @@ use streambus_shards::run_alone;
 
 use super::*;
 use crate::kafka::coordinators::{ProducerIds, find_coordinator, init_producer_id};
-use crate::kafka::log_dirs::{LogDir, describe_log_dirs};
-use crate::kafka::test_host::{TestHost, TwoCores, image, topic_id};
+use crate::kafka::log_dirs::{self, LogDir, describe_log_dirs};
+use crate::kafka::test_host::{TestHost, TwoCores, image, now, topic_id};
 use crate::kafka::{cluster, configs, topic_partitions, topics};
 
 /// Sends a request of every version through its bytes, answers it, and reads the answer's bytes.
@@ -42,15 +42,6 @@ macro_rules! in_every_version {
 /// Calls a closure that a macro was given: its arguments' types come from here.
 fn with<A, T>(argument: A, call: impl FnOnce(A) -> T) -> T {
     call(argument)
-}
-
-/// Runs what never waits.
-fn now<T>(future: impl Future<Output = T>) -> T {
-    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    match std::pin::pin!(future).poll(&mut context) {
-        Poll::Ready(value) => value,
-        Poll::Pending => panic!("the test host decides on the spot"),
-    }
 }
 
 #[test]
@@ -134,7 +125,14 @@ fn settings_are_answered_in_every_version() {
             include_synonyms: version >= 1,
             include_documentation: version >= 3,
         },
-        |request, _| configs::describe_configs(&host, &TwoCores, request)
+        |request, version| now(configs::describe_configs(
+            &host,
+            &TwoCores,
+            request,
+            version,
+            usize::MAX
+        ))
+        .expect("it can be written")
     );
     in_every_version!(
         AlterConfigsRequest,
@@ -192,8 +190,11 @@ fn what_there_is_is_answered_in_every_version() {
             response_partition_limit: 2,
             ..DescribeTopicPartitionsRequest::default()
         },
-        |request, _| topic_partitions::describe_topic_partitions(&image, &TwoCores, request)
-            .expect("no cursor")
+        |request, _| {
+            let names = now(topic_partitions::names(request));
+            topic_partitions::describe_topic_partitions(&image, &TwoCores, request, &names)
+                .expect("no cursor")
+        }
     );
     let dir = LogDir {
         path: "/data".to_owned(),
@@ -205,8 +206,12 @@ fn what_there_is_is_answered_in_every_version() {
         DescribeLogDirsRequest,
         DescribeLogDirsResponse,
         |_| DescribeLogDirsRequest { topics: None },
-        |request, _| describe_log_dirs(&image, request, std::slice::from_ref(&dir))
+        |request, _| {
+            let asked = now(log_dirs::asked(request));
+            describe_log_dirs(&image, &asked, std::slice::from_ref(&dir))
+        }
     );
+    let (host, ids) = (TestHost::new(&[]), ProducerIds::default());
     in_every_version!(
         FindCoordinatorRequest,
         FindCoordinatorResponse,
@@ -219,9 +224,8 @@ fn what_there_is_is_answered_in_every_version() {
             }
             request
         },
-        |request, version| find_coordinator(&image, &TwoCores, request, version)
+        |request, version| now(find_coordinator(&host, &TwoCores, request, version))
     );
-    let (host, ids) = (TestHost::new(&[]), ProducerIds::default());
     in_every_version!(
         InitProducerIdRequest,
         InitProducerIdResponse,

@@ -1,8 +1,9 @@
 use streambus_proto::messages::alter_configs_request::{AlterConfigsResource, AlterableConfig};
+use streambus_proto::wire::{Reader, Writer};
 use streambus_shards::run_alone;
 
 use super::*;
-use crate::kafka::test_host::{TestHost, TwoCores, image};
+use crate::kafka::test_host::{TestHost, TwoCores, image, now};
 
 fn resource(
     resource_type: i8,
@@ -26,8 +27,15 @@ fn described(
         include_synonyms: everything,
         include_documentation: everything,
     };
-    let answer = describe_configs(host, &TwoCores, &request);
+    let answer = answer(host, &request);
     answer.results.iter().next().expect("one result")
+}
+
+fn answer(
+    host: &TestHost,
+    request: &DescribeConfigsRequest<'_>,
+) -> DescribeConfigsResponse<'static> {
+    now(describe_configs(host, &TwoCores, request, 4, usize::MAX)).expect("it can be written")
 }
 
 fn only(result: &DescribeConfigsResult<'static>) -> DescribeConfigsResourceResult<'static> {
@@ -395,4 +403,50 @@ fn resources_are_listed_by_type() {
     );
     assert_eq!(list(&[], 1).1.len(), 6);
     assert_eq!(list(&[TOPIC, 99], 1), (35, vec![]));
+}
+
+#[test]
+fn a_resource_is_answered_once_and_a_long_answer_ends() {
+    // Proves that a repeated resource does not multiply the answer, and that resources past the bound on an
+    // answer's bytes are refused with the remedy.
+    let host = TestHost::new(&[("t", 1)]);
+    let resource = |name: String| DescribeConfigsResource {
+        resource_type: TOPIC,
+        resource_name: name.into(),
+        configuration_keys: None,
+    };
+    let request = DescribeConfigsRequest {
+        resources: (0..200).map(|_| resource("t".to_owned())).collect(),
+        ..DescribeConfigsRequest::default()
+    };
+    assert_eq!(answer(&host, &request).results.len(), 1);
+
+    // Numbers with zeros before them name the same broker.
+    let request = DescribeConfigsRequest {
+        resources: (0..280)
+            .map(|zeros| DescribeConfigsResource {
+                resource_type: BROKER,
+                ..resource("0".repeat(zeros + 1))
+            })
+            .collect(),
+        ..DescribeConfigsRequest::default()
+    };
+    let answer = run_alone(async move {
+        let answer = describe_configs(&host, &TwoCores, &request, 4, 1_000).await;
+        let mut writer = Writer::new();
+        answer.unwrap().write(&mut writer, 4).unwrap();
+        writer.into_parts().0
+    })
+    .unwrap();
+    let answer = DescribeConfigsResponse::read(&mut Reader::new(&answer), 4).unwrap();
+    let refused = |result: &DescribeConfigsResult<'_>| {
+        result.error_code == i16::from(ErrorCode::InvalidRequest)
+            && result
+                .error_message
+                .as_ref()
+                .unwrap()
+                .contains("describe fewer resources")
+    };
+    let refused = answer.results.iter().filter(refused).count();
+    assert_eq!((answer.results.len(), refused), (280, 23), "all but 257");
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use streambus_client::request::encode;
 use streambus_ops::{CoreMetrics, Registry};
+use streambus_proto::api::ApiKey;
 use streambus_proto::error_code::ErrorCode;
 use streambus_proto::ids::Offset;
 use streambus_proto::messages::fetch_request::{FetchPartition, FetchTopic};
@@ -19,6 +20,7 @@ use streambus_storage::{Lane, PartitionKey};
 
 use super::*;
 use crate::config::{Advertise, Config};
+use crate::kafka::request_memory::RequestMemory;
 use crate::kafka::{ConnectionLimits, ListenerPlan, accept};
 use crate::metadata::{Image, NodeId};
 use crate::shard::op::{Op, Reply};
@@ -318,7 +320,10 @@ async fn for_another_core(_: DiskFaults, address: SocketAddr) {
     for _ in 0..UNANSWERED {
         stream.write_all(&[Buf::from(produce(0))]).await.unwrap();
     }
-    let all_count = || broker.in_flight.bytes() == UNANSWERED * request_bytes;
+    // Each with its topic and its partition.
+    let memory = RequestMemory::new(ApiKey::Produce, request_bytes, usize::MAX).unwrap();
+    let each = request_bytes + memory.cost_bytes(2);
+    let all_count = || broker.in_flight.bytes() == UNANSWERED * each;
     until("all are counted", all_count).await;
     drop(stream);
     until("the connection is gone", || broker.open.get() == 0).await;

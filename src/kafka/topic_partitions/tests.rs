@@ -3,7 +3,7 @@ use streambus_proto::messages::describe_topic_partitions_request::{
 };
 
 use super::*;
-use crate::kafka::test_host::{TwoCores, image};
+use crate::kafka::test_host::{TwoCores, image, now};
 
 /// Topic, first partition, number of partitions and code of each topic in an answer.
 type Told = Vec<(String, i32, usize, i16)>;
@@ -24,6 +24,13 @@ fn ask(
             partition_index,
         }),
     }
+}
+
+fn described(
+    image: &Image,
+    request: &DescribeTopicPartitionsRequest<'_>,
+) -> Result<DescribeTopicPartitionsResponse<'static>, Refusal> {
+    describe_topic_partitions(image, &TwoCores, request, &now(names(request)))
 }
 
 fn told(answer: &DescribeTopicPartitionsResponse<'_>) -> (Told, Option<(String, i32)>) {
@@ -56,7 +63,7 @@ fn pages_follow_each_other_without_gap_or_overlap() {
             loop {
                 let from = cursor.as_ref().map(|(name, index)| (name.as_str(), *index));
                 let request = ask(names, limit, from);
-                let answer = describe_topic_partitions(&image, &TwoCores, &request).expect("good");
+                let answer = described(&image, &request).expect("good");
                 let (topics, next) = told(&answer);
                 let partitions: usize = topics.iter().map(|topic| topic.2).sum();
                 assert!(partitions <= usize::try_from(limit).expect("small"));
@@ -79,7 +86,7 @@ fn topics_that_are_not_there_are_told_so() {
     // Proves the codes for unknown and impossible names, and what a partition is told with.
     let image = image(&[("a", 2)]);
     let request = ask(&["a", "x", "bad name"], 100, None);
-    let answer = describe_topic_partitions(&image, &TwoCores, &request).expect("good");
+    let answer = described(&image, &request).expect("good");
     let (topics, next) = told(&answer);
     let name = |name: &str| name.to_owned();
     assert_eq!(
@@ -105,14 +112,14 @@ fn a_cursor_that_nobody_gave_is_refused_or_harmless() {
     // next one, and that a limit of nothing still makes progress.
     let image = image(&[("a", 2), ("c", 1)]);
     let negative = ask(&[], 10, Some(("a", -1)));
-    let refused = describe_topic_partitions(&image, &TwoCores, &negative).expect_err("negative");
+    let refused = described(&image, &negative).expect_err("negative");
     assert_eq!(refused.code, ErrorCode::InvalidRequest);
     let gone = ask(&[], 10, Some(("b", 7)));
-    let answer = describe_topic_partitions(&image, &TwoCores, &gone).expect("good");
+    let answer = described(&image, &gone).expect("good");
     assert_eq!(told(&answer).0, [("c".to_owned(), 0, 1, 0)]);
     for limit in [0, -5] {
         let nothing = ask(&[], limit, None);
-        let answer = describe_topic_partitions(&image, &TwoCores, &nothing).expect("good");
+        let answer = described(&image, &nothing).expect("good");
         assert_eq!(
             told(&answer),
             (vec![("a".to_owned(), 0, 1, 0)], Some(("a".to_owned(), 1)))
@@ -125,7 +132,7 @@ fn arrays_that_java_reads_are_never_null() {
     // Proves empty lists where Kafka sends empty ones: Java's admin client fails on null.
     let image = image(&[("a", 1)]);
     let request = ask(&["a"], 10, None);
-    let answer = describe_topic_partitions(&image, &TwoCores, &request).expect("good");
+    let answer = described(&image, &request).expect("good");
     let topics: Vec<_> = answer.topics.iter().collect();
     let partitions: Vec<_> = topics[0].partitions.iter().collect();
     for list in [
