@@ -106,12 +106,59 @@ pub fn start(level: &str, format: Format) -> Result<Logs, OpsError> {
 }
 
 fn filter(level: &str) -> Result<EnvFilter, OpsError> {
-    EnvFilter::builder()
-        .parse(level)
-        .map_err(|error| OpsError::LogLevel {
-            level: level.to_owned(),
-            reason: error.to_string(),
+    check_level(level)
+        .and_then(|()| {
+            let parsed = EnvFilter::builder().parse(level.replace(' ', ""));
+            parsed.map_err(|error| error.to_string())
         })
+        .map_err(|reason| OpsError::LogLevel {
+            level: level.to_owned(),
+            reason,
+        })
+}
+
+/// Severities that a filter knows, the least talkative first.
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+/// The parts of the program that log. A filter may name one, or a module inside one.
+const PARTS: [&str; 6] = [
+    "streambus",
+    "streambus_shards",
+    "streambus_storage",
+    "streambus_proto",
+    "streambus_ops",
+    "streambus_tests",
+];
+
+/// Checks a filter: a level, or a list of levels and `PART=LEVEL`. Without this check a misspelt level is
+/// taken for the name of a part, and nothing is logged at all.
+///
+/// # Errors
+/// Says which item is wrong and why, in words without a remedy.
+pub fn check_level(filter: &str) -> Result<(), String> {
+    let is_level = |word: &str| LEVELS.iter().any(|level| word.eq_ignore_ascii_case(level));
+    let is_part = |word: &str| {
+        let part = word.split("::").next().unwrap_or(word);
+        PARTS.contains(&part)
+    };
+    for item in filter.split(',').map(str::trim) {
+        let (part, level) = match item.split_once('=') {
+            Some((part, level)) => (Some(part), Some(level)),
+            None if is_level(item) => (None, Some(item)),
+            None => (Some(item), None),
+        };
+        if let Some(part) = part.filter(|part| !is_part(part)) {
+            let what = if level.is_some() {
+                "no part of the program"
+            } else {
+                "no level and no part of the program"
+            };
+            return Err(format!("{part:?} is {what}"));
+        }
+        if let Some(level) = level.filter(|level| !is_level(level)) {
+            return Err(format!("{level:?} is no level"));
+        }
+    }
+    Ok(())
 }
 
 fn subscriber(
@@ -280,6 +327,35 @@ mod tests {
             panic!("a line")
         };
         assert_eq!(line.len(), LINE_BYTES_MAX + 1);
+    }
+
+    #[test]
+    fn a_filter_names_levels_and_parts() {
+        // Proves: what is neither a level nor a part of the program is refused by name, wherever it stands in
+        // the list; levels in any case, parts, their modules and a level of a part are taken.
+        let neither = |word: &str| Some(format!("{word:?} is no level and no part of the program"));
+        let no_part = |word: &str| Some(format!("{word:?} is no part of the program"));
+        let table = [
+            ("info", None),
+            ("WARN", None),
+            ("off", None),
+            ("info,streambus_storage=debug", None),
+            ("warn, streambus::kafka=trace", None),
+            ("streambus_storage", None),
+            ("inof", neither("inof")),
+            ("info,streambus_strage=debug", no_part("streambus_strage")),
+            (
+                "info,streambus=loud",
+                Some("\"loud\" is no level".to_owned()),
+            ),
+            ("info,", neither("")),
+            ("", neither("")),
+            ("streambusx=info", no_part("streambusx")),
+        ];
+        for (level, expected) in table {
+            assert_eq!(filter(level).is_ok(), expected.is_none(), "{level}");
+            assert_eq!(check_level(level).err(), expected, "{level}");
+        }
     }
 
     #[test]

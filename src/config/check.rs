@@ -34,6 +34,7 @@ impl Loaded {
         self.check_sizes()?;
         self.check_lane()?;
         self.check_admin()?;
+        self.check_log()?;
         for (name, listener) in &self.config.listeners {
             self.check_listener(name, listener)?;
         }
@@ -127,6 +128,18 @@ impl Loaded {
         }
     }
 
+    fn check_log(&self) -> Result<(), ConfigError> {
+        let level = &self.config.log.level;
+        streambus_ops::logs::check_level(level).map_err(|reason| ConfigError::Value {
+            path: "log.level".to_owned(),
+            value: format!("{level:?}"),
+            origin: self.origin("log.level"),
+            wants: format!(
+                "error, warn, info, debug, trace or off, or a list such as info,streambus_storage=debug; {reason}"
+            ),
+        })
+    }
+
     fn check_listener(&self, name: &str, listener: &ListenerConfig) -> Result<(), ConfigError> {
         let path = |key: &str| format!("listeners.{name}.{key}");
         let refused = |key: &str, value: String, wants: &str| {
@@ -145,15 +158,9 @@ impl Loaded {
             );
         }
         if let Some(host) = &listener.advertised_host
-            && host
-                .parse::<IpAddr>()
-                .is_ok_and(|address| address.is_unspecified())
+            && let Err(wants) = check_advertised(host)
         {
-            return refused(
-                "advertised_host",
-                format!("{host:?}"),
-                "an address that clients can connect to; unset, it is the one they connected to",
-            );
+            return refused("advertised_host", format!("{host:?}"), &wants);
         }
         if listener.advertise == Advertise::Core {
             let last = self.config.node.cores.saturating_sub(1);
@@ -198,6 +205,46 @@ impl Loaded {
         }
         Ok(())
     }
+}
+
+/// The longest label of a name in DNS.
+const HOST_LABEL_BYTES_MAX: usize = 63;
+
+/// Whether clients can use a host: an address other than the unspecified ones, or a name. An underscore is not
+/// DNS's, but names of containers have it.
+fn check_advertised(host: &str) -> Result<(), String> {
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return if address.is_unspecified() {
+            Err(
+                "an address that clients can connect to; unset, it is the one they connected to"
+                    .to_owned(),
+            )
+        } else {
+            Ok(())
+        };
+    }
+    let wants = |reason: String| {
+        Err(format!(
+            "an IP address, or a host name of letters, digits, -, _ and dots without a port; {reason}"
+        ))
+    };
+    let usable = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_' | '.');
+    if let Some(letter) = host.chars().find(|letter| !usable(*letter)) {
+        return wants(format!("it has {letter:?}"));
+    }
+    // One dot at the end is the root.
+    let labels = host.strip_suffix('.').unwrap_or(host).split('.');
+    for label in labels {
+        if label.is_empty() || label.len() > HOST_LABEL_BYTES_MAX {
+            return wants(format!(
+                "between dots are 1 to {HOST_LABEL_BYTES_MAX} letters, not {label:?}"
+            ));
+        }
+        if label.starts_with('-') || label.ends_with('-') {
+            return wants(format!("{label:?} begins or ends with -"));
+        }
+    }
+    Ok(())
 }
 
 fn wide(number: usize) -> i128 {

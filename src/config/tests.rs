@@ -214,6 +214,72 @@ fn settings_that_exclude_one_another_are_refused() {
 }
 
 #[test]
+fn a_host_that_no_client_can_use_is_not_advertised() {
+    // Proves: names and addresses are taken, and anything else is refused with what is wrong with it.
+    let advertised = |host: &str| {
+        let text = format!("[listeners.main]\nadvertised_host = {host:?}\n");
+        Config::load(&file(&text)).map_err(|error| error.to_string())
+    };
+    let long = "a".repeat(64);
+    for host in [
+        "broker-1.example.com",
+        "broker_1",
+        "localhost",
+        "a.",
+        "10.0.0.7",
+        "2001:db8::1",
+        "BROKER",
+    ] {
+        assert!(advertised(host).is_ok(), "{host}");
+    }
+    for (host, reason) in [
+        ("bad host", "it has ' '"),
+        ("broker:9092", "it has ':'"),
+        ("http://broker", "it has ':'"),
+        ("[2001:db8::1]", "it has '['"),
+        ("bröker", "it has 'ö'"),
+        ("a..b", "not \"\""),
+        (".", "not \"\""),
+        ("-a.b", "\"-a\" begins or ends with -"),
+        (&long, "between dots are 1 to 63 letters"),
+        ("::", "an address that clients can connect to"),
+    ] {
+        let error = advertised(host).err().unwrap_or_default();
+        let start =
+            format!("listeners.main.advertised_host = {host:?} (streambus.toml:2) is refused");
+        assert!(
+            error.starts_with(&start) && error.contains(reason),
+            "{host}: {error}"
+        );
+    }
+}
+
+#[test]
+fn a_level_that_is_none_is_refused_wherever_it_comes_from() {
+    // Proves: the file, the environment and flags are held to the same rule, and the refusal names the source.
+    let level = "inof";
+    let from_variable = Sources {
+        variables: vec![variable("STREAMBUS_LOG__LEVEL", level)],
+        ..Sources::default()
+    };
+    let from_flag = Sources {
+        flags: vec![flag("--log-level", "log.level", level)],
+        ..Sources::default()
+    };
+    for (sources, origin) in [
+        (file("[log]\nlevel = \"inof\"\n"), "streambus.toml:2"),
+        (from_variable, "variable STREAMBUS_LOG__LEVEL"),
+        (from_flag, "flag --log-level"),
+    ] {
+        let expected = format!(
+            "log.level = \"inof\" ({origin}) is refused: it must be error, warn, info, debug, trace or off, or a \
+             list such as info,streambus_storage=debug; \"inof\" is no level and no part of the program"
+        );
+        assert_eq!(error_of(&sources), expected);
+    }
+}
+
+#[test]
 fn listeners_replace_the_default_one() {
     // Proves: naming a listener removes the default, and each gets its own ports by the rule.
     let loaded = Config::load(&file(
