@@ -22,8 +22,8 @@ mod value;
 pub use limits::LimitsConfig;
 pub use load::Loaded;
 pub use sections::{
-    AdminConfig, Advertise, DataConfig, ListenerConfig, LogConfig, LogFormat, NodeConfig,
-    ShutdownConfig, StorageConfig, SyncMode,
+    AdminConfig, Advertise, DataConfig, ListenerConfig, LogConfig, LogFormat, MetricsConfig,
+    NodeConfig, ShutdownConfig, StorageConfig, SyncMode,
 };
 pub use show::Shown;
 pub use source::{FlagSetting, Origin, SettingsFile, Sources};
@@ -49,6 +49,8 @@ pub struct Config {
     pub topics: TopicsConfig,
     /// The admin HTTP address.
     pub admin: AdminConfig,
+    /// What `/metrics` shows.
+    pub metrics: MetricsConfig,
     /// What is logged.
     pub log: LogConfig,
     /// How the node stops.
@@ -65,6 +67,7 @@ impl Default for Config {
             limits: LimitsConfig::default(),
             topics: TopicsConfig::default(),
             admin: AdminConfig::default(),
+            metrics: MetricsConfig::default(),
             log: LogConfig::default(),
             shutdown: ShutdownConfig::default(),
         }

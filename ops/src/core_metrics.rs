@@ -11,6 +11,7 @@ use crate::{
     families::{self, Family},
     histogram::Histogram,
     registry::Registry,
+    topic_metrics::CoreTopics,
 };
 
 /// Series beyond this many codes or APIs share one labelled "other": a bound on what a client can
@@ -31,6 +32,8 @@ pub struct CoreMetrics {
     pub wal: WalMetrics,
     /// What the core's lanes hold.
     pub storage: StorageMetrics,
+    /// Topics.
+    pub topics: CoreTopics,
     requests: ByName,
     errors: ByName,
 }
@@ -243,8 +246,8 @@ impl StorageMetrics {
 }
 
 impl CoreMetrics {
-    /// Makes the handles of core `core`.
-    pub fn new(registry: &Registry, core: usize) -> Self {
+    /// Makes the handles of core `core`. At most `topics_max` topics have series of their own.
+    pub fn new(registry: &Registry, core: usize, topics_max: usize) -> Self {
         let core = &core.to_string();
         let counter = |family| registry.counter(family, &[("core", core)]);
         let gauge = |family| registry.gauge(family, &[("core", core)]);
@@ -292,6 +295,7 @@ impl CoreMetrics {
                 cut_bytes: gauge(families::WAL_CUT),
             },
             storage: StorageMetrics::new(registry, core),
+            topics: CoreTopics::new(registry, topics_max),
             requests: ByName::new(registry, families::REQUESTS, "api", core),
             errors: ByName::new(registry, families::ERRORS, "code", core),
         }
@@ -355,7 +359,7 @@ mod tests {
     fn figures_appear_under_their_core() {
         // Proves: each handle leads to the series its name promises.
         let registry = Registry::new();
-        let metrics = CoreMetrics::new(&registry, 3);
+        let metrics = CoreMetrics::new(&registry, 3, 1);
         metrics.produce.bytes.increment(100);
         metrics.produce.sync_ns.record(80_000);
         metrics.connections.open.increment(1);
@@ -388,7 +392,9 @@ mod tests {
         // Proves: the index into the counters is the reason's own.
         for reason in RefusalReason::ALL {
             let registry = Registry::new();
-            CoreMetrics::new(&registry, 0).connections.refused(reason);
+            CoreMetrics::new(&registry, 0, 1)
+                .connections
+                .refused(reason);
             let line = format!("reason=\"{}\"}} 1", reason.as_str());
             assert!(registry.render().contains(&line), "{line}");
         }
@@ -398,7 +404,7 @@ mod tests {
     fn numbers_beyond_the_limit_share_one_series() {
         // Proves: a client that invents API keys can't grow the registry without end.
         let registry = Registry::new();
-        let metrics = CoreMetrics::new(&registry, 0);
+        let metrics = CoreMetrics::new(&registry, 0, 1);
         for key in 0..1_000 {
             metrics.request(key, "Invented");
         }

@@ -43,6 +43,16 @@ families! {
         "Time a fetch request spends in a stage: parse, wait, read, respond, total.";
     FETCH_BYTES = "streambus_fetch_bytes_total", Kind::Counter,
         "Bytes of record batches sent to consumers.";
+    TOPIC_BYTES_IN = "streambus_topic_bytes_in_total", Kind::Counter,
+        "Bytes of record batches appended, by topic; topics beyond metrics.topics_max are (other) together.";
+    TOPIC_RECORDS_IN = "streambus_topic_records_in_total", Kind::Counter,
+        "Records appended, by topic; topics beyond metrics.topics_max are (other) together.";
+    TOPIC_BYTES_OUT = "streambus_topic_bytes_out_total", Kind::Counter,
+        "Bytes of record batches sent to consumers, by topic; topics beyond metrics.topics_max are (other) together.";
+    TOPIC_RECORDS_OUT = "streambus_topic_records_out_total", Kind::Counter,
+        "Offsets that batches sent to consumers cover, by topic; topics beyond metrics.topics_max are (other) together.";
+    TOPIC_LOG_BYTES = "streambus_topic_log_bytes", Kind::Gauge,
+        "Bytes of batches that a topic's logs hold, every ten seconds; topics beyond metrics.topics_max are (other) together.";
     REQUESTS = "streambus_requests_total", Kind::Counter,
         "Requests by API.";
     ERRORS = "streambus_errors_total", Kind::Counter,

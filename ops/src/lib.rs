@@ -16,6 +16,7 @@ mod http;
 pub mod logs;
 mod registry;
 mod thread;
+mod topic_metrics;
 
 pub use core_metrics::{
     ConnectionMetrics, CoreMetrics, FetchMetrics, MeshMetrics, ProduceMetrics, RefusalReason,
@@ -26,3 +27,4 @@ pub use health::{DamageReport, Health, LowSpace, State, Troubles};
 pub use histogram::Histogram;
 pub use registry::Registry;
 pub use thread::{Handles, OpsConfig, OpsThread, start};
+pub use topic_metrics::{CoreTopics, TopicMetrics};

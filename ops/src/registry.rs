@@ -13,6 +13,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 use crate::{
     families::{self, Family, Kind},
     histogram::Histogram,
+    topic_metrics::TopicRegistry,
 };
 
 const METADATA: Metadata<'static> = Metadata::new("streambus", Level::INFO, None);
@@ -28,6 +29,7 @@ struct Shared {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
     histograms: Mutex<BTreeMap<&'static str, Vec<Series>>>,
+    topics: TopicRegistry,
 }
 
 /// One histogram with its labels as they are rendered.
@@ -52,7 +54,7 @@ impl Registry {
             match family.kind {
                 Kind::Counter => recorder.describe_counter(name, None, help),
                 Kind::Gauge => recorder.describe_gauge(name, None, help),
-                // Ours, rendered beside the exporter's.
+                // Those and the figures of topics are ours, rendered beside the exporter's.
                 Kind::Histogram(_) => {}
             }
         }
@@ -61,6 +63,7 @@ impl Registry {
                 recorder,
                 handle,
                 histograms: Mutex::default(),
+                topics: TopicRegistry::default(),
             }),
         };
         registry
@@ -124,7 +127,13 @@ impl Registry {
             }
             out.push('\n');
         }
+        drop(histograms);
+        self.shared.topics.render(&mut out);
         out
+    }
+
+    pub(crate) fn topics(&self) -> &TopicRegistry {
+        &self.shared.topics
     }
 
     /// Lets the exporter tidy up; the ops thread calls it now and then.

@@ -72,6 +72,7 @@ impl Config {
             "limits" => self.limits.set(key, raw),
             "topics" => self.topics.set(key, raw),
             "admin" => self.admin.set(key, raw),
+            "metrics" => self.metrics.set(key, raw),
             "log" => self.log.set(key, raw),
             "shutdown" => self.shutdown.set(key, raw),
             LISTENERS => self.set_listener(key, assignment)?,
@@ -181,6 +182,7 @@ impl Config {
             ("limits".to_owned(), self.limits.entries()),
             ("topics".to_owned(), self.topics.entries()),
             ("admin".to_owned(), self.admin.entries()),
+            ("metrics".to_owned(), self.metrics.entries()),
             ("log".to_owned(), self.log.entries()),
             ("shutdown".to_owned(), self.shutdown.entries()),
         ]);

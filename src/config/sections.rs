@@ -134,6 +134,14 @@ section! {
     }
 }
 
+section! {
+    /// What `/metrics` shows.
+    pub struct MetricsConfig {
+        /// How many topics have series of their own, five each. The others are shown together, as topic "(other)".
+        topics_max: usize = 1_000, in 0..=10_000;
+    }
+}
+
 choice! {
     /// How log lines look.
     pub enum LogFormat {

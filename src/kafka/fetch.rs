@@ -13,7 +13,7 @@ use streambus_proto::messages::fetch_response::{
     AbortedTransaction, FetchResponse, FetchableTopicResponse, PartitionData,
 };
 use streambus_proto::wire::{Array, ArrayBuilder, Records};
-use streambus_shards::{Buf, now};
+use streambus_shards::{Buf, now, yield_if_needed};
 use streambus_storage::PartitionKey;
 
 use super::broker::Broker;
@@ -99,10 +99,28 @@ pub(super) async fn fetch(
     figures.bytes.increment(bytes as u64);
     // From here on the answer goes to the socket without another wait, and is counted there.
     let _held = Counted::new(&broker.fetch_bytes, pinned_bytes_max(bytes));
+    count_by_topic(broker, &plan.wanted, &outcomes).await;
     let slices = answer(broker, &plan, outcomes, asked.isolation, reply_to).await;
     figures.respond_ns.record(nanos(found.elapsed()));
     figures.total_ns.record(nanos(began.elapsed()));
     slices
+}
+
+/// Counts what an answer carries of each topic.
+async fn count_by_topic(broker: &Broker, wanted: &[Wanted], outcomes: &[ReadOutcome]) {
+    let figures = &broker.shard.metrics().topics;
+    for (wanted, outcome) in wanted.iter().zip(outcomes) {
+        // Less than one by those that a client does not know: a batch may begin before the offset asked for, and
+        // compaction leaves holes.
+        let records = outcome.next_offset.saturating_sub(wanted.fetch_offset);
+        if outcome.records.is_empty() || records <= 0 {
+            continue;
+        }
+        if let Ok(key) = broker.shard.image(|image| key_of(image, wanted)) {
+            figures.sent(key.topic, outcome.bytes() as u64, records.unsigned_abs());
+        }
+        yield_if_needed().await;
+    }
 }
 
 /// The partitions of a request, each once: of one that is named twice the later mention counts, as in Kafka.

@@ -336,6 +336,9 @@ fn write(
         }
     }
     led.partition.appended(facts, base_offset, now_ms);
+    let record_count = facts.record_count.unsigned_abs();
+    led.figures
+        .appended(records.len() as u64, record_count.into());
     if planted::on("show-before-durable") {
         led.partition.durable(led.partition.log_end());
     }
@@ -346,7 +349,7 @@ fn write(
             base_offset,
             log_append_time_ms: if stamps_time { now_ms } else { -1 },
             log_start: led.partition.log_start(),
-            record_count: facts.record_count.unsigned_abs(),
+            record_count,
         },
     })
 }

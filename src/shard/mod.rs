@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
-use streambus_ops::{CoreMetrics, DamageReport, Troubles};
+use streambus_ops::{CoreMetrics, DamageReport, TopicMetrics, Troubles};
 use streambus_proto::ids::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, TopicId};
 use streambus_shards::sync::{Line, Notify};
 use streambus_shards::{CoreId, Mesh, spawn, wall_ms, yield_now};
@@ -55,6 +55,8 @@ pub(crate) struct Led {
     pub(crate) commits: Rc<CommitWaiters>,
     /// Where batches stand while the records of one of them are gone over.
     pub(crate) line: Rc<Line>,
+    /// Where what is appended is counted, with the topic's other partitions of this core.
+    pub(crate) figures: Arc<TopicMetrics>,
 }
 
 /// One core's part of the broker.
@@ -115,6 +117,10 @@ impl Shard {
         metrics: Rc<CoreMetrics>,
         space: Space,
     ) -> Rc<Shard> {
+        // In the order of their names, which is the same on every core: all give the same topics series of their own.
+        for topic in image.topics() {
+            metrics.topics.begin(topic.id, &topic.name);
+        }
         let mut partitions = FxHashMap::default();
         let mut own = Vec::new();
         let mut dead = Vec::new();
@@ -141,6 +147,7 @@ impl Shard {
                         waiters: Waiters::default(),
                         commits: Rc::default(),
                         line: Rc::default(),
+                        figures: metrics.topics.begin(topic.id, &topic.name),
                     },
                 );
             }
@@ -274,6 +281,8 @@ impl Shard {
 
     /// Leads the partitions of a topic that are on this core's lanes, with its settings of now.
     fn lead(&self, topic: &Topic) {
+        // On every core: one that owns no partition of it may send its records.
+        let figures = self.metrics.topics.begin(topic.id, &topic.name);
         let mut partitions = self.partitions.borrow_mut();
         for (index, place) in (0_i32..).zip(&topic.partitions) {
             let Some((_, lane)) = self.lanes.iter().find(|(number, _)| *number == place.lane)
@@ -296,14 +305,17 @@ impl Shard {
                 waiters: Waiters::default(),
                 commits: Rc::default(),
                 line: Rc::default(),
+                figures: Arc::clone(&figures),
             });
             led.settings = Rc::clone(&topic.settings);
+            led.figures = Arc::clone(&figures);
         }
     }
 
     /// Stops leading the partitions of a deleted topic, and has their space freed.
     fn unlead(&self, topic: &Topic) {
         self.forget_refusals(topic);
+        self.metrics.topics.end(topic.id, &topic.name);
         for index in 0..topic.partition_count() {
             let key = PartitionKey {
                 topic: topic.id,

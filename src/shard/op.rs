@@ -227,6 +227,8 @@ pub struct ReadOutcome {
     pub records: Vec<Buf>,
     /// Why there are no more of them.
     pub end: ReadEnd,
+    /// The offset after them; -1 where there are none.
+    pub next_offset: i64,
 }
 
 impl ReadOutcome {
@@ -239,6 +241,7 @@ impl ReadOutcome {
             log_start: -1,
             records: Vec::new(),
             end: ReadEnd::NoMore,
+            next_offset: -1,
         }
     }
 

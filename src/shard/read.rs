@@ -72,6 +72,7 @@ impl Shard {
                 log_start: led.partition.log_start().0,
                 records: Vec::new(),
                 end: ReadEnd::NoMore,
+                next_offset: -1,
             };
             let from = Offset(item.from);
             match led.partition.readable_until(from, item.isolation) {
@@ -106,6 +107,7 @@ impl Shard {
                 if batches.next_offset < until {
                     outcome.end = ReadEnd::PartitionLimit;
                 }
+                outcome.next_offset = batches.next_offset.0;
                 outcome.records = joined(batches.bufs);
             }
             Ok(_) => outcome.end = ReadEnd::PartitionLimit,

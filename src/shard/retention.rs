@@ -6,7 +6,7 @@ use std::time::Duration;
 use streambus_shards::{Instant, now, sleep, wall_ms, yield_if_needed};
 use streambus_storage::{CleanPolicy, PartitionKey};
 
-use super::Shard;
+use super::{Led, Shard};
 
 /// How often all partitions are looked at, for what goes by size or by key: a look costs about a microsecond, and what a
 /// fast producer writes within minutes may be as much as a disk.
@@ -83,47 +83,54 @@ impl Shard {
                 self.retain(key, now_ms, by_age);
                 yield_if_needed().await;
             }
+            self.metrics.topics.show_log_bytes();
         }
     }
 
-    /// Applies the retention of one partition's topic, that by age if it is due.
+    /// Applies the retention of one partition's topic, that by age if it is due, and counts what is left.
     fn retain(&self, key: PartitionKey, now_ms: i64, by_age: bool) {
         let mut partitions = self.partitions.borrow_mut();
         let Some(led) = partitions.get_mut(&key) else {
             return;
         };
-        led.partition
-            .expire_producers(now_ms - PRODUCER_EXPIRATION_MS);
-        if led.settings.compacts() {
-            let policy = CleanPolicy {
-                min_compaction_lag_ms: led.settings.min_compaction_lag_ms,
-                max_compaction_lag_ms: led.settings.max_compaction_lag_ms,
-                min_cleanable_dirty_ppm: led.settings.min_cleanable_dirty_ppm,
-                delete_retention_ms: led.settings.delete_retention_ms,
-            };
-            let decided = led.partition.last_stable_offset();
-            led.lane.clean(key, policy, decided, now_ms);
-        } else {
-            led.lane.clean_no_more(key);
-        }
-        // Without the delete policy nothing is deleted: compaction alone then bounds the log.
-        if !led.settings.deletes() {
-            return;
-        }
-        // Negative means no limit.
-        let limit_ms = u64::try_from(led.settings.retention_ms).ok();
-        let limit_ms = limit_ms.filter(|_| by_age);
-        let limit_bytes = u64::try_from(led.settings.retention_bytes).ok();
-        if let Some(start) = led
-            .lane
-            .enforce_retention(key, limit_ms, limit_bytes, now_ms)
-        {
-            let moved = led.partition.advance_log_start(start);
-            assert!(
-                moved.is_ok(),
-                "retention of {key} stops at what is durable, {start}"
-            );
-        }
+        apply(led, key, now_ms, by_age);
+        led.figures.sized(led.lane.size_bytes(key).unwrap_or(0));
+    }
+}
+
+/// Applies the retention of one partition's topic.
+fn apply(led: &mut Led, key: PartitionKey, now_ms: i64, by_age: bool) {
+    led.partition
+        .expire_producers(now_ms - PRODUCER_EXPIRATION_MS);
+    if led.settings.compacts() {
+        let policy = CleanPolicy {
+            min_compaction_lag_ms: led.settings.min_compaction_lag_ms,
+            max_compaction_lag_ms: led.settings.max_compaction_lag_ms,
+            min_cleanable_dirty_ppm: led.settings.min_cleanable_dirty_ppm,
+            delete_retention_ms: led.settings.delete_retention_ms,
+        };
+        let decided = led.partition.last_stable_offset();
+        led.lane.clean(key, policy, decided, now_ms);
+    } else {
+        led.lane.clean_no_more(key);
+    }
+    // Without the delete policy nothing is deleted: compaction alone then bounds the log.
+    if !led.settings.deletes() {
+        return;
+    }
+    // Negative means no limit.
+    let limit_ms = u64::try_from(led.settings.retention_ms).ok();
+    let limit_ms = limit_ms.filter(|_| by_age);
+    let limit_bytes = u64::try_from(led.settings.retention_bytes).ok();
+    if let Some(start) = led
+        .lane
+        .enforce_retention(key, limit_ms, limit_bytes, now_ms)
+    {
+        let moved = led.partition.advance_log_start(start);
+        assert!(
+            moved.is_ok(),
+            "retention of {key} stops at what is durable, {start}"
+        );
     }
 }
 

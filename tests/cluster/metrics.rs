@@ -111,13 +111,15 @@ impl Seen {
     }
 }
 
-/// A series' name and labels, less its core.
+/// A series' name and labels, less its core and its topic.
 fn without_core(series: &str) -> String {
     let Some((name, labels)) = series.split_once('{') else {
         return series.to_owned();
     };
     let labels = labels.trim_end_matches('}').split(',');
-    let others: Vec<&str> = labels.filter(|label| !label.starts_with("core=")).collect();
+    let others: Vec<&str> = labels
+        .filter(|label| !label.starts_with("core=") && !label.starts_with("topic="))
+        .collect();
     if others.is_empty() {
         name.to_owned()
     } else {
@@ -465,4 +467,85 @@ fn a_node_that_takes_no_produce_for_want_of_space_says_so() {
         assert!(reason.contains(part), "{part} is not in {reason}");
     }
     assert_eq!(counter(&scrape(broker.admin), "streambus_low_space{"), 2);
+}
+
+/// The figures of one family by topic.
+fn by_topic(broker: &Broker, family: &str) -> BTreeMap<String, u64> {
+    let text = scrape(broker.admin);
+    let start = format!("{family}{{topic=\"");
+    let series = text.lines().filter_map(|line| line.strip_prefix(&start));
+    let series = series.map(|series| {
+        let (topic, value) = series.split_once("\"} ").unwrap();
+        (topic.to_owned(), value.parse().unwrap())
+    });
+    series.collect()
+}
+
+#[test]
+fn topics_have_figures_of_their_own_within_a_limit() {
+    // Proves, over TCP, with both cores: what is appended, sent and held is counted by topic; topics beyond the limit
+    // share a series; a topic that is deleted takes its series along; after a restart the first by name have theirs.
+    let home = tempfile::tempdir().unwrap();
+    let settings = [
+        ("STREAMBUS_METRICS__TOPICS_MAX", "2"),
+        ("STREAMBUS_TOPICS__RETENTION_CHECK_INTERVAL_MS", "100"),
+    ];
+    let broker = Broker::start(home.path(), &settings);
+    let mut wire = Wire::connect(broker.node);
+    let batch = batch(100);
+    let bytes = batch.len() as u64;
+    let named = |figures: &[(&str, u64)]| -> BTreeMap<String, u64> {
+        let owned = figures
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), *value));
+        owned.collect()
+    };
+    for (topic, batches) in [("b", 1), ("d", 2), ("a", 3), ("c", 4)] {
+        records::create(&mut wire, topic, &[]);
+        for _ in 0..batches {
+            assert_eq!(records::send(&mut wire, topic, &batch, PRODUCE).code, 0);
+        }
+    }
+    for topic in ["b", "d", "a"] {
+        wire.ask(&greedy(topic, 1, 1, 0), FETCH, |answer| {
+            assert_eq!(answer.responses.len(), 1);
+        });
+    }
+    let records_in = named(&[("b", 1), ("d", 2), ("(other)", 7)]);
+    let bytes_in = named(&[("b", bytes), ("d", 2 * bytes), ("(other)", 7 * bytes)]);
+    let records_out = named(&[("b", 1), ("d", 2), ("(other)", 3)]);
+    let bytes_out = named(&[("b", bytes), ("d", 2 * bytes), ("(other)", 3 * bytes)]);
+    for (family, expected) in [
+        ("streambus_topic_records_in_total", &records_in),
+        ("streambus_topic_bytes_in_total", &bytes_in),
+        ("streambus_topic_records_out_total", &records_out),
+        ("streambus_topic_bytes_out_total", &bytes_out),
+    ] {
+        assert_eq!(&by_topic(&broker, family), expected, "{family}");
+    }
+    let await_sizes = |broker: &Broker, expected: &BTreeMap<String, u64>| {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let sizes = by_topic(broker, "streambus_topic_log_bytes");
+            if &sizes == expected {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{sizes:?}, not {expected:?}");
+        }
+    };
+    await_sizes(&broker, &bytes_in);
+    delete(&mut wire, &["d", "c"]);
+    await_sizes(&broker, &named(&[("b", bytes), ("(other)", 3 * bytes)]));
+    records::create(&mut wire, "e", &[]);
+    let expected = named(&[("b", 1), ("e", 0), ("(other)", 7)]);
+    assert_eq!(
+        by_topic(&broker, "streambus_topic_records_in_total"),
+        expected
+    );
+    broker.kill();
+    let broker = Broker::start(home.path(), &settings);
+    await_sizes(
+        &broker,
+        &named(&[("a", 3 * bytes), ("b", bytes), ("(other)", 0)]),
+    );
 }

@@ -4,6 +4,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use streambus_proto::ids::TopicId;
 
 use super::*;
 use crate::{CoreMetrics, LowSpace, State, Troubles};
@@ -101,9 +102,10 @@ fn a_node_that_takes_no_produce_says_why() {
 #[test]
 fn every_family_has_a_series_from_the_start() {
     // Proves: none is in the table only, and an alert on a rare one has a zero to compare with. The series of
-    // APIs and codes but "other" come when they are first counted.
+    // APIs and codes but "other" come when they are first counted, those of a topic with the topic.
     let registry = Registry::new();
-    let _core = CoreMetrics::new(&registry, 0);
+    let core = CoreMetrics::new(&registry, 0, 1);
+    core.topics.begin(TopicId([1; 16]), "orders");
     let config = OpsConfig {
         admin_address: Some(([127, 0, 0, 1], 0).into()),
     };

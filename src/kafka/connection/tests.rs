@@ -97,7 +97,7 @@ async fn lane_of_topic(config: &Config) -> OpenedLane {
 }
 
 fn shard(mesh: MeshSeed<Op, Reply>, lanes: Vec<OpenedLane>) -> Rc<Shard> {
-    let metrics = Rc::new(CoreMetrics::new(&Registry::new(), 0));
+    let metrics = Rc::new(CoreMetrics::new(&Registry::new(), 0, 1));
     let space = Space::new("/nowhere".into(), 0);
     Shard::new(mesh.grow(), image(), lanes, None, metrics, space)
 }
