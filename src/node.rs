@@ -22,6 +22,7 @@ mod prepare;
 
 pub use self::core::run_core;
 pub use self::listeners::{TakenListener, take_listeners};
+use self::prepare::refuse_in_use;
 pub use self::prepare::{LANE_PREFIX, METADATA_DIR, Prepared, Start, Surroundings, prepare};
 use crate::config::{Advertise, Config, LimitsConfig};
 
@@ -108,6 +109,8 @@ pub fn run(
     catch_stop_signals().map_err(|failed| NodeError::Machine(failed.to_string()))?;
     let cores = config.node.core_count();
     try_ring_memory(cores).map_err(|refused| NodeError::Machine(refused.to_string()))?;
+    // A second start with the same settings finds its ports taken too: the directory is what is wrong.
+    refuse_in_use(&PathBuf::from(&config.data.dir))?;
     let listeners = take_listeners(&config, cores)?;
     let registry = Registry::new();
     let health = Arc::new(Health::new(cores));

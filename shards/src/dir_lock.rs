@@ -8,9 +8,6 @@ use std::path::{Path, PathBuf};
 #[cfg(any(test, feature = "sim"))]
 use crate::sim::{disk as simulated, world};
 
-/// The file that is locked; it holds the process id of who has it.
-const FILE_NAME: &str = "lock";
-
 /// Holds a directory until dropped, or until the process ends however it ends.
 #[derive(Debug)]
 pub struct DirLock {
@@ -51,6 +48,9 @@ pub enum LockError {
 }
 
 impl DirLock {
+    /// The file that is locked; it holds the process id of who has it.
+    pub const FILE_NAME: &str = "lock";
+
     /// Locks an existing directory.
     ///
     /// # Errors
@@ -62,7 +62,7 @@ impl DirLock {
         };
         #[cfg(any(test, feature = "sim"))]
         if let Some(world) = world::current() {
-            let locked = simulated::lock(&world, directory, FILE_NAME).map_err(failed)?;
+            let locked = simulated::lock(&world, directory, DirLock::FILE_NAME).map_err(failed)?;
             return match locked {
                 Ok(lock) => Ok(DirLock {
                     _held: Held::Sim { _lock: lock },
@@ -78,7 +78,7 @@ impl DirLock {
             .write(true)
             .create(true)
             .truncate(false)
-            .open(directory.join(FILE_NAME))
+            .open(directory.join(DirLock::FILE_NAME))
             .map_err(failed)?;
         flock(&mut file, libc::LOCK_EX, directory)?;
         file.set_len(0).map_err(failed)?;
@@ -106,7 +106,7 @@ impl DirLock {
 /// Holds a lock file that can't be written, for `refused`. Shared: an exclusive lock needs a descriptor for
 /// writing on network file systems, and those who look do not disturb each other.
 fn lock_as_reader(directory: &Path, refused: io::Error) -> Result<Option<DirLock>, LockError> {
-    let mut file = match File::open(directory.join(FILE_NAME)) {
+    let mut file = match File::open(directory.join(DirLock::FILE_NAME)) {
         Ok(file) => file,
         Err(error)
             if error.kind() == io::ErrorKind::NotFound
@@ -191,7 +191,7 @@ mod tests {
         let path = directory.path();
         set_permissions(path, Permissions::from_mode(0o755)).unwrap();
         let holder = DirLock::acquire(path).unwrap();
-        let file = path.join(FILE_NAME);
+        let file = path.join(DirLock::FILE_NAME);
         set_permissions(&file, Permissions::from_mode(0o444)).unwrap();
         let look = || as_reader(|| DirLock::acquire_to_look(path));
         let refused = look().unwrap_err();

@@ -90,6 +90,32 @@ pub async fn prepare(
     })
 }
 
+/// Refuses a directory that another process has, and writes nothing into one that nobody has.
+pub(super) fn refuse_in_use(directory: &Path) -> Result<(), NodeError> {
+    // Nobody has a directory that is not there, or was never locked.
+    let names = disk::list(directory).unwrap_or_default();
+    if !names.iter().any(|name| name == DirLock::FILE_NAME) {
+        return Ok(());
+    }
+    match DirLock::acquire_to_look(directory) {
+        Err(LockError::Held { holder, .. }) => Err(in_use(directory, &holder)),
+        // What else is wrong is found when it is locked for good.
+        Ok(_) | Err(LockError::Io { .. }) => Ok(()),
+    }
+}
+
+fn in_use(directory: &Path, holder: &str) -> NodeError {
+    let holder = if holder.parse::<u32>().is_ok() {
+        format!("another broker (process {holder}) uses it")
+    } else {
+        "another broker uses it".to_owned()
+    };
+    NodeError::Directory {
+        path: directory.display().to_string(),
+        reason: format!("{holder}; stop that one or choose another directory"),
+    }
+}
+
 fn lock(directory: &Path) -> Result<DirLock, NodeError> {
     let failed = |reason: String| NodeError::Directory {
         path: directory.display().to_string(),
@@ -101,9 +127,7 @@ fn lock(directory: &Path) -> Result<DirLock, NodeError> {
         ))
     })?;
     DirLock::acquire(directory).map_err(|error| match error {
-        LockError::Held { holder, .. } => failed(format!(
-            "another broker (process {holder}) uses it; stop that one or choose another directory"
-        )),
+        LockError::Held { holder, .. } => in_use(directory, &holder),
         LockError::Io { error, .. } => failed(format!("{error}; make it writable for this user")),
     })
 }

@@ -34,12 +34,23 @@ fn second_broker_on_one_directory_is_refused_with_the_first_ones_process() {
     // Proves the lock, and that the first goes on.
     let home = tempfile::tempdir().unwrap();
     let first = Broker::start(home.path(), &[]);
-    let (output, errors) = refused(home.path(), &[]);
-    assert_eq!(output.status.code(), Some(1), "{errors}");
-    assert!(
-        line_of(&errors).contains(&format!("process {}", first.id())),
-        "{errors}"
-    );
+    let port = first.core.port().to_string();
+    let admin = first.admin.to_string();
+    let same: [(&str, &str); 2] = [
+        ("STREAMBUS_LISTENERS__CORE__PORT", &port),
+        ("STREAMBUS_ADMIN__ADDRESS", &admin),
+    ];
+    // With ports of its own, and with those of the first, as after a second `start`: the directory is to blame.
+    for settings in [&[][..], &same[..]] {
+        let (output, errors) = refused(home.path(), settings);
+        assert_eq!(output.status.code(), Some(1), "{errors}");
+        let line = line_of(&errors);
+        assert!(
+            line.starts_with("streambus: data directory")
+                && line.contains(&format!("process {}", first.id())),
+            "{errors}"
+        );
+    }
 }
 
 #[test]
