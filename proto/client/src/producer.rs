@@ -393,7 +393,11 @@ impl Producer {
 
     /// Gives up what has waited longer than `delivery_timeout_ms` and is not in flight.
     pub fn expire(&mut self, now_ms: u64) -> Vec<Delivery> {
-        let timeout = self.config.delivery_timeout_ms;
+        self.give_up_older(self.config.delivery_timeout_ms, now_ms)
+    }
+
+    /// Gives up what is not in flight and as old as `timeout`.
+    fn give_up_older(&mut self, timeout: u64, now_ms: u64) -> Vec<Delivery> {
         let mut expired = Vec::new();
         for (partition, queue) in &self.queues {
             for batch in &queue.batches {
@@ -423,6 +427,11 @@ impl Producer {
             deliveries.extend(self.end(&partition, place, Err(error)));
         }
         deliveries
+    }
+
+    /// Gives up everything that is not in flight, however long it has waited.
+    pub fn give_up(&mut self) -> Vec<Delivery> {
+        self.give_up_older(0, u64::MAX)
     }
 
     /// When to call [`Producer::take_ready`] or [`Producer::expire`] next if no answer comes

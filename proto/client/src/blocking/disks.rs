@@ -1,7 +1,9 @@
 //! What brokers keep on their disks.
 
 use streambus_proto::ids::BrokerId;
-use streambus_proto::messages::describe_log_dirs_request::DescribeLogDirsRequest;
+use streambus_proto::messages::describe_log_dirs_request::{
+    DescribableLogDirTopic, DescribeLogDirsRequest,
+};
 
 use super::Client;
 use crate::error::ClientError;
@@ -32,12 +34,23 @@ pub struct LogDir {
 }
 
 impl Client {
-    /// The directories of a broker and what they hold.
+    /// The directories of a broker and what they hold of these partitions of a topic.
     ///
     /// # Errors
     /// [`ClientError`]; a directory that is out of order is one, for the whole answer.
-    pub fn describe_log_dirs(&mut self, broker: BrokerId) -> Result<Vec<LogDir>, ClientError> {
-        let request = DescribeLogDirsRequest { topics: None };
+    pub fn describe_log_dirs(
+        &mut self,
+        broker: BrokerId,
+        topic: &str,
+        partitions: &[i32],
+    ) -> Result<Vec<LogDir>, ClientError> {
+        let topic = DescribableLogDirTopic {
+            topic: topic.into(),
+            partitions: partitions.to_vec().into(),
+        };
+        let request = DescribeLogDirsRequest {
+            topics: Some(vec![topic].into()),
+        };
         self.with_patience(|client| {
             let reply = client.call(Some(broker), &request)?;
             let answer = reply.read()?;

@@ -222,6 +222,31 @@ impl Link {
         }
     }
 
+    /// Waits for the answer with this id, at most `wait`; `None` if it has not come by then.
+    pub(super) fn wait_within<R: Request>(
+        &mut self,
+        correlation_id: i32,
+        wait: Duration,
+    ) -> Result<Option<Reply<R>>, ClientError> {
+        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        let end_ms = self.clock.now_ms().saturating_add(wait_ms);
+        loop {
+            if let Some(reply) = self.wait_no_longer(correlation_id)? {
+                return Ok(Some(reply));
+            }
+            let left = end_ms.saturating_sub(self.clock.now_ms());
+            if left == 0 {
+                return Ok(None);
+            }
+            let space = self.connection.space();
+            match self.transport.read(space, Duration::from_millis(left)) {
+                Ok(count) => self.connection.arrived(count),
+                Err(TransportError::TimedOut) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
     /// Waits for the next answer, whatever it answers.
     fn receive(&mut self) -> Result<Answer, ClientError> {
         loop {

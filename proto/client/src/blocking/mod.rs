@@ -258,9 +258,18 @@ impl Client {
     /// taken for doubtful.
     fn with_patience<T>(
         &mut self,
+        attempt: impl FnMut(&mut Self) -> Result<T, ClientError>,
+    ) -> Result<T, ClientError> {
+        self.within(self.config.patience, attempt)
+    }
+
+    /// As [`Client::with_patience`], with the patience given; at least one try.
+    fn within<T>(
+        &mut self,
+        patience: Duration,
         mut attempt: impl FnMut(&mut Self) -> Result<T, ClientError>,
     ) -> Result<T, ClientError> {
-        let patience_ms = u64::try_from(self.config.patience.as_millis()).unwrap_or(u64::MAX);
+        let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
         let end_ms = self.clock.now_ms().saturating_add(patience_ms);
         loop {
             let error = match attempt(self) {

@@ -1,5 +1,7 @@
 //! Producing a batch at a time.
 
+use std::time::Duration;
+
 use streambus_proto::ids::{BrokerId, LeaderEpoch, Offset, ProducerEpoch, ProducerId, TopicId};
 use streambus_proto::messages::InitProducerIdRequest;
 use streambus_proto::messages::ProduceRequest;
@@ -80,12 +82,19 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub fn init_producer_id(&mut self) -> Result<(ProducerId, ProducerEpoch), ClientError> {
+        self.init_producer_id_within(self.config.patience)
+    }
+
+    pub(super) fn init_producer_id_within(
+        &mut self,
+        patience: Duration,
+    ) -> Result<(ProducerId, ProducerEpoch), ClientError> {
         let request = InitProducerIdRequest {
             transactional_id: None,
             transaction_timeout_ms: i32::MAX,
             ..Default::default()
         };
-        self.with_patience(|client| {
+        self.within(patience, |client| {
             let reply = client.call(None, &request)?;
             let answer = reply.read()?;
             ClientError::check("producer id", answer.error_code, None)?;

@@ -1,6 +1,7 @@
 //! Producing through a [`Producer`]: many batches and requests at a time.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use streambus_proto::ids::{BrokerId, TopicId};
 use streambus_proto::messages::ProduceRequest;
@@ -38,6 +39,8 @@ pub struct BlockingProducer<'c> {
     awaited: VecDeque<AwaitedBatches>,
     /// Ends of batches that the caller has not taken.
     delivered: VecDeque<Delivery>,
+    /// Why nothing was stored lately, in words.
+    trouble: Option<String>,
 }
 
 /// Requests under way to all brokers together, at most.
@@ -56,6 +59,7 @@ impl Client {
             dispatch_at_ms: 0,
             awaited: VecDeque::new(),
             delivered: VecDeque::new(),
+            trouble: None,
         }
     }
 }
@@ -117,6 +121,80 @@ impl BlockingProducer<'_> {
         }
     }
 
+    /// Takes a record if the buffer has room: `false` if it has none, until [`BlockingProducer::turn_within`]
+    /// has made some. Waits for nothing.
+    ///
+    /// # Errors
+    /// As [`BlockingProducer::turn_within`].
+    pub fn offer(
+        &mut self,
+        partition: &TopicPartition,
+        record: &NewRecord<'_>,
+    ) -> Result<bool, ClientError> {
+        let now_ms = self.client.now_ms();
+        match self.core.append(partition, record, now_ms) {
+            Ok(ticket) => {
+                if ticket.offset_delta == 0 || now_ms >= self.dispatch_at_ms {
+                    self.turn_within(false, Duration::ZERO)?;
+                }
+                Ok(true)
+            }
+            Err(AppendError::Full) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Sends what is due (with `flush` everything) and takes answers, waiting for one at most about `wait`, and for
+    /// a new connection as long as the client's `connect_timeout`. A broker that can't be reached or does not
+    /// answer is no error: batches wait, and [`BlockingProducer::trouble`] says why.
+    ///
+    /// # Errors
+    /// What a later try does not mend: a request that the broker does not know or does not allow.
+    pub fn turn_within(&mut self, flush: bool, wait: Duration) -> Result<(), ClientError> {
+        self.take_arrived();
+        if self.awaited.len() < REQUESTS_IN_FLIGHT_MAX
+            && let Err(error) = self.dispatch(flush, Duration::ZERO)
+        {
+            let passes = match &error {
+                ClientError::Refused { refusal, .. } => reaction(refusal.code) != Reaction::GiveUp,
+                error => error.ends_connection() || matches!(error, ClientError::GaveUp(_)),
+            };
+            if !passes {
+                return Err(error);
+            }
+            self.trouble = Some(error.to_string());
+        }
+        if wait.is_zero() {
+            // Nothing to wait for.
+        } else if self.awaited.is_empty() {
+            std::thread::sleep(wait.min(RETRY_PAUSE));
+        } else {
+            self.take_answer_within(wait);
+        }
+        let expired = self.core.expire(self.client.now_ms());
+        self.delivered(expired);
+        Ok(())
+    }
+
+    /// Whether all that was taken is stored or given up.
+    pub fn is_idle(&self) -> bool {
+        self.core.is_idle()
+    }
+
+    /// Why nothing could be stored when that was last tried, in words; `None` when something was stored since.
+    pub fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+
+    /// Gives up everything that is not stored, sent or not.
+    pub fn give_up(&mut self) {
+        for awaited in std::mem::take(&mut self.awaited) {
+            self.finish(&awaited.batches, BatchResult::Lost);
+        }
+        let ended = self.core.give_up();
+        self.delivered(ended);
+    }
+
     /// Sends what is due and takes the answers that have come, without waiting for any.
     /// [`BlockingProducer::append`] does so often enough while records come.
     ///
@@ -125,7 +203,7 @@ impl BlockingProducer<'_> {
     pub fn poll(&mut self) -> Result<(), ClientError> {
         self.take_arrived();
         if self.awaited.len() < REQUESTS_IN_FLIGHT_MAX {
-            self.dispatch(false)?;
+            self.dispatch(false, self.client.config.patience)?;
         }
         let expired = self.core.expire(self.client.now_ms());
         self.delivered(expired);
@@ -160,7 +238,7 @@ impl BlockingProducer<'_> {
 
     /// Sends what is due and takes one answer, or passes the time until something is due.
     fn turn(&mut self, flush: bool) -> Result<(), ClientError> {
-        self.dispatch(flush)?;
+        self.dispatch(flush, self.client.config.patience)?;
         if !self.awaited.is_empty() {
             self.take_answer();
         } else if !self.core.is_idle() {
@@ -172,11 +250,11 @@ impl BlockingProducer<'_> {
         Ok(())
     }
 
-    /// Sends what is due.
-    fn dispatch(&mut self, flush: bool) -> Result<(), ClientError> {
+    /// Sends what is due. An identity, if one is needed, is asked for as long as `patience`.
+    fn dispatch(&mut self, flush: bool, patience: Duration) -> Result<(), ClientError> {
         self.dispatch_at_ms = self.client.now_ms() + self.linger_ms;
         if self.core.needs_identity() {
-            let (id, epoch) = self.client.init_producer_id()?;
+            let (id, epoch) = self.client.init_producer_id_within(patience)?;
             let given_up = self.core.set_identity(id, epoch);
             self.delivered(given_up);
         }
@@ -195,7 +273,9 @@ impl BlockingProducer<'_> {
         if leaderless || self.client.router.refresh_due(now_ms) {
             let waiting: Vec<TopicPartition> = self.core.waiting_partitions().cloned().collect();
             // Not reaching anyone is no news to a producer that retries: batches expire.
-            let _ = self.client.find_leaders(waiting.iter());
+            if let Err(error) = self.client.find_leaders(waiting.iter()) {
+                self.trouble = Some(error.to_string());
+            }
         }
         let mut by_broker: BTreeMap<BrokerId, Vec<ToSend>> = BTreeMap::new();
         for send in sends {
@@ -275,7 +355,8 @@ impl BlockingProducer<'_> {
                 self.finish(&batches, BatchResult::Stored(None));
                 true
             }
-            Err(_) => {
+            Err(error) => {
+                self.trouble = Some(error.to_string());
                 self.finish(&batches, BatchResult::Lost);
                 self.lose(broker);
                 false
@@ -292,6 +373,25 @@ impl BlockingProducer<'_> {
             link.wait(awaited.correlation_id)
         });
         self.settle(awaited, reply);
+    }
+
+    /// Waits for the oldest answer that is due, at most `wait`.
+    fn take_answer_within(&mut self, wait: Duration) {
+        let Some(oldest) = self.awaited.front() else {
+            return;
+        };
+        let (broker, id) = (oldest.broker, oldest.correlation_id);
+        let arrived = self
+            .client
+            .on_link(Some(broker), |link| link.wait_within(id, wait));
+        let reply = match arrived {
+            Ok(None) => return,
+            Ok(Some(reply)) => Ok(reply),
+            Err(error) => Err(error),
+        };
+        if let Some(awaited) = self.awaited.pop_front() {
+            self.settle(awaited, reply);
+        }
     }
 
     /// Takes the answers that have come already.
@@ -334,10 +434,14 @@ impl BlockingProducer<'_> {
             broker, batches, ..
         } = awaited;
         let answered = reply.and_then(|reply| Ok(results_of(&reply, &batches)?));
-        let Ok(results) = answered else {
-            self.finish(&batches, BatchResult::Lost);
-            self.lose(broker);
-            return;
+        let results = match answered {
+            Ok(results) => results,
+            Err(error) => {
+                self.trouble = Some(error.to_string());
+                self.finish(&batches, BatchResult::Lost);
+                self.lose(broker);
+                return;
+            }
         };
         let mut unanswered = batches.clone();
         for result in results {
@@ -345,6 +449,10 @@ impl BlockingProducer<'_> {
             let Some((_, partition, _)) = batches.iter().find(|(id, _, _)| *id == result.batch)
             else {
                 continue;
+            };
+            self.trouble = match result.outcome {
+                BatchResult::Refused(code) => Some(format!("{partition}: {code}")),
+                BatchResult::Stored(_) | BatchResult::Lost => None,
             };
             if let BatchResult::Refused(code) = result.outcome
                 && reaction(code) == Reaction::RefreshAndRetry

@@ -362,3 +362,42 @@ fn bootstrap_addresses_are_read_or_refused() {
         assert!(error.contains(wrong), "{error}");
     }
 }
+
+#[test]
+fn a_silent_broker_is_waited_for_as_long_as_asked() {
+    // Nothing blocks while no answer comes: a full buffer is said, not waited for; a late answer is told as the
+    // trouble; what is given up then may be stored.
+    let (listener, address) = listen();
+    let script = move |header: &RequestHeader<'_>, _: &[u8]| match api(header) {
+        ApiKey::ApiVersions => versions(header),
+        ApiKey::Metadata => metadata(header, &[address], 1, 0),
+        ApiKey::InitProducerId => identity(header),
+        _ => Deed::Silence,
+    };
+    serve(listener, Box::new(script));
+    let mut client = Client::connect(&address.to_string(), config()).unwrap();
+    let mut producer = client.producer(ProducerConfig {
+        linger_ms: 0,
+        buffered_bytes_max: 150,
+        delivery_timeout_ms: u64::MAX / 2,
+        ..ProducerConfig::default()
+    });
+    let partition = TopicPartition::new("t", 0);
+    let record = streambus_proto::records::NewRecord {
+        value: Some(b"ten bytes."),
+        ..Default::default()
+    };
+    assert!(producer.offer(&partition, &record).unwrap());
+    assert!(!producer.offer(&partition, &record).unwrap(), "full");
+    while producer.trouble().is_none() {
+        producer
+            .turn_within(true, Duration::from_millis(10))
+            .unwrap();
+        assert!(!producer.is_idle());
+    }
+    assert_eq!(producer.trouble(), Some("no answer in time"));
+    producer.give_up();
+    let results: Vec<_> = producer.take_delivered().map(|end| end.result).collect();
+    assert_eq!(results, [Err(crate::producer::DeliveryError::Unknown)]);
+    assert!(producer.is_idle());
+}

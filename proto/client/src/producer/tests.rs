@@ -316,3 +316,26 @@ fn stale_answers_are_ignored() {
     assert!(producer.finished(sends[1].batch, stored, 20).is_none());
     assert_eq!(producer.in_flight(), 1);
 }
+
+#[test]
+fn what_is_given_up_is_told_apart_by_whether_it_may_be_stored() {
+    // Giving up takes what is not in flight, however young: what was sent and not answered may be stored, what was
+    // not sent is not.
+    let (mut producer, sends) = three_in_flight(config());
+    assert_eq!(
+        producer.finished(sends[0].batch, BatchResult::Lost, 11),
+        None
+    );
+    append(&mut producer, b"open", 12);
+    let results = |ended: Vec<Delivery>| -> Vec<_> {
+        ended.into_iter().map(|delivery| delivery.result).collect()
+    };
+    let (unknown, expired) = (Err(DeliveryError::Unknown), Err(DeliveryError::Expired));
+    assert_eq!(results(producer.give_up()), [unknown, expired]);
+    assert!(!producer.is_idle(), "two are in flight");
+    for send in &sends[1..] {
+        assert_eq!(producer.finished(send.batch, BatchResult::Lost, 13), None);
+    }
+    assert_eq!(results(producer.give_up()), [unknown, unknown]);
+    assert_eq!((producer.is_idle(), producer.buffered_bytes()), (true, 0));
+}
