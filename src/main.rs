@@ -10,11 +10,12 @@ use argh::FromArgs;
 use serde_json::json;
 use streambus::check;
 use streambus_cli::{
-    Format,
+    Format, as_called,
     cluster::ClusterCommand,
     health::HealthCommand,
     output::print,
     parse::{EXIT_USAGE, Stop, parse},
+    program,
     topic::TopicCommand,
 };
 
@@ -100,7 +101,7 @@ fn main() -> ExitCode {
     {
         *only = "version".into();
     }
-    let arguments: Arguments = match parse("streambus", arguments) {
+    let arguments: Arguments = match parse(&program(), arguments) {
         Ok(arguments) => arguments,
         Err(Stop::Help(text)) => return printed(&text),
         Err(Stop::Usage(line)) => {
@@ -119,7 +120,7 @@ fn main() -> ExitCode {
         Command::Health(health) => match health.run() {
             Ok(good) => ExitCode::from(u8::from(!good)),
             Err(error) => {
-                eprintln!("streambus: {error}");
+                eprintln!("streambus: {}", as_called(&error.to_string()));
                 ExitCode::from(EXIT_USAGE)
             }
         },
@@ -134,7 +135,7 @@ fn outcome(result: Result<(), String>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(line) => {
-            eprintln!("streambus: {line}");
+            eprintln!("streambus: {}", as_called(&line));
             ExitCode::FAILURE
         }
     }

@@ -7,7 +7,10 @@ use streambus::{
     config::{Advertise, Config, FlagSetting, Loaded, LogFormat, SettingsFile, Sources},
     node::{self, Ready},
 };
-use streambus_cli::output::print;
+use streambus_cli::{
+    output::{count, print},
+    program,
+};
 use streambus_ops::logs;
 use streambus_shards::catch_stop_signals;
 
@@ -143,7 +146,7 @@ impl Start {
         let log = logs::start(&config.log.level, format).map_err(|error| error.to_string())?;
         let ran = node::run(config, Some(log.dropped()), |ready| {
             // Nobody reads standard output: no reason to stop serving.
-            let _ = print(&banner(&ready));
+            let _ = print(&banner(&ready, &program()));
         });
         // Lines still queued come before the last one, which `main` prints.
         drop(log);
@@ -152,13 +155,15 @@ impl Start {
 }
 
 /// What a node that serves says to whoever started it.
-fn banner(ready: &Ready) -> String {
+///
+/// `program` is what it was called by.
+fn banner(ready: &Ready, program: &str) -> String {
     let mut out = format!(
-        "StreamBus {} is ready after {} ms: {} cores, {} lanes, cluster {}\n",
+        "StreamBus {} is ready after {} ms: {}, {}, cluster {}\n",
         env!("CARGO_PKG_VERSION"),
         ready.started_in.as_millis(),
-        ready.cores,
-        ready.lanes,
+        count(ready.cores as u64, "core"),
+        count(ready.lanes.into(), "lane"),
         ready.cluster_id,
     );
     let _ = writeln!(out, "  data      {}", ready.data_dir.display());
@@ -182,7 +187,7 @@ fn banner(ready: &Ready) -> String {
     if let Some(address) = bootstrap {
         let _ = writeln!(
             out,
-            "  try       streambus topic create hello --partitions=6 --bootstrap={}",
+            "  try       {program} topic create hello --partitions=6 --bootstrap={}",
             reachable(address)
         );
     }
@@ -265,10 +270,16 @@ mod tests {
              kafka     0.0.0.0:9092 (main, cores at 10092, 10093, 10094, 10095, ...)\n  \
              kafka     127.0.0.1:9093 (one, as one broker)\n  \
              admin     http://127.0.0.1:9644/health and /metrics\n  \
-             try       streambus topic create hello --partitions=6 --bootstrap=127.0.0.1:9092\n",
+             try       ./streambus topic create hello --partitions=6 --bootstrap=127.0.0.1:9092\n",
             env!("CARGO_PKG_VERSION")
         );
-        assert_eq!(banner(&ready), wanted);
+        assert_eq!(banner(&ready, "./streambus"), wanted);
+        let alone = Ready {
+            cores: 1,
+            lanes: 1,
+            ..ready
+        };
+        assert!(banner(&alone, "./streambus").contains(": 1 core, 1 lane, cluster"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod admin;
+mod cli;
 mod cores;
 mod crash;
 mod deletion;

@@ -29,7 +29,7 @@ enum ClusterVerb {
 #[argh(subcommand, name = "info")]
 struct ClusterInfo {
     /// any broker's address as HOST:PORT (default: 127.0.0.1:9092)
-    #[argh(option, default = "local_broker()")]
+    #[argh(option, short = 'b', default = "local_broker()")]
     bootstrap: String,
     /// text or json
     #[argh(option, default = "Format::Text")]

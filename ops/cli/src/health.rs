@@ -10,7 +10,10 @@ use std::{
 use argh::FromArgs;
 use serde_json::Value;
 
-use crate::{CliError, Format, output::print};
+use crate::{
+    CliError, Format, as_called,
+    output::{count, print},
+};
 
 /// Where a node answers operators by default.
 const ADMIN: &str = "127.0.0.1:9644";
@@ -44,7 +47,7 @@ impl HealthCommand {
             ))
         })?;
         let text = match self.format {
-            Format::Text => to_text(&answer),
+            Format::Text => as_called(&to_text(&answer)),
             Format::Json => format!("{answer}\n"),
         };
         print(&text).map_err(CliError::Output)?;
@@ -91,8 +94,9 @@ fn to_text(report: &Value) -> String {
         // Writing to a string does not fail.
         let _ = writeln!(
             text,
-            "degraded: {places} damaged places, the first in {file} at byte {position}; reads of them are refused\n\
-             stop the node, then see `streambus storage verify`"
+            "degraded: {}, the first in {file} at byte {position}; reads of them are refused\n\
+             stop the node, then see `streambus storage verify`",
+            count(places, "damaged place")
         );
     }
     text

@@ -9,12 +9,15 @@ pub mod cluster;
 mod connect;
 mod error;
 pub mod health;
+mod input;
 mod line;
 pub mod output;
 pub mod parse;
 mod partitioner;
+mod program;
 pub mod progress;
 pub mod topic;
 
 pub use error::CliError;
 pub use output::Format;
+pub use program::{as_called, program};

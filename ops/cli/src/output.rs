@@ -51,6 +51,25 @@ pub fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
     out
 }
 
+/// A number of things: "1 record", "2 records".
+pub fn count(number: u64, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {noun}{plural}")
+}
+
+/// Bytes in the largest unit of which there is at least one: "512 B", "1.5 MiB".
+pub fn bytes(number: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if number < 1_024 {
+        return format!("{number} B");
+    }
+    // From 2^10 to 2^64: the tenths of a unit are exact enough in 128 bits.
+    let place = (number.ilog2() / 10 - 1) as usize;
+    let unit = 1_u128 << (10 * (place + 1));
+    let tenths = u128::from(number) * 10 / unit;
+    format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[place])
+}
+
 /// Writes to standard output. A reader that has seen enough (`| head`) is no error: `false` then.
 ///
 /// # Errors
@@ -77,6 +96,28 @@ mod tests {
         ];
         let text = table(&["TOPIC", "PARTITIONS"], &rows.map(Vec::from));
         assert_eq!(text, "TOPIC   PARTITIONS\norders  6\na       12\n");
+    }
+
+    #[test]
+    fn numbers_are_written_for_people() {
+        // Proves: singular and plural, and the unit and rounding of bytes at the ends of each unit (golden).
+        assert_eq!(
+            [0, 1, 2].map(|number| count(number, "record")),
+            ["0 records", "1 record", "2 records"]
+        );
+        let table = [
+            (0, "0 B"),
+            (1_023, "1023 B"),
+            (1_024, "1.0 KiB"),
+            (1_536, "1.5 KiB"),
+            ((1 << 20) - 1, "1023.9 KiB"),
+            (1 << 20, "1.0 MiB"),
+            (5 << 30, "5.0 GiB"),
+            (u64::MAX, "15.9 EiB"),
+        ];
+        for (number, expected) in table {
+            assert_eq!(bytes(number), expected);
+        }
     }
 
     #[test]

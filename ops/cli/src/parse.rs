@@ -10,6 +10,8 @@ use argh::{EarlyExit, FromArgs, TopLevelCommand};
 pub const EXIT_USAGE: u8 = 2;
 /// Below this likeness (0 to 1) a suggestion would only puzzle.
 const LIKENESS_MIN: f64 = 0.6;
+/// What Rust says of a number that is none.
+const NO_NUMBER: &str = "invalid digit found in string";
 /// What argh says before what it does not know.
 const UNRECOGNIZED: &str = "Unrecognized argument: ";
 
@@ -43,16 +45,22 @@ pub fn parse<T: TopLevelCommand>(
     T::from_args(&[name], &borrowed).map_err(|exit| stop::<T>(name, &borrowed, &exit))
 }
 
-/// `--flag=value` as two arguments; what follows a lone `--` stays as it is.
+/// `-f`.
+fn is_short(flag: &str) -> bool {
+    matches!(flag.as_bytes(), [b'-', letter] if letter.is_ascii_alphabetic())
+}
+
+/// `--flag=value` and `-f=value` as two arguments, and `-h` as it is known; what follows a lone `--` stays as it is.
 fn split_values(arguments: Vec<String>) -> Vec<String> {
     let mut literal = false;
     let mut split = Vec::with_capacity(arguments.len());
     for argument in arguments {
         literal |= argument == "--";
         match argument.split_once('=') {
-            Some((flag, value)) if !literal && flag.starts_with("--") => {
+            Some((flag, value)) if !literal && (flag.starts_with("--") || is_short(flag)) => {
                 split.extend([flag.to_owned(), value.to_owned()]);
             }
+            _ if !literal && argument == "-h" => split.push("--help".to_owned()),
             _ => split.push(argument),
         }
     }
@@ -73,6 +81,7 @@ fn stop<T: FromArgs>(name: &str, arguments: &[&str], exit: &EarlyExit) -> Stop {
     let Some(wrong) = said.strip_prefix(UNRECOGNIZED) else {
         // argh's lists come over several lines; an error of ours is one.
         let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+        let said = said.replace(NO_NUMBER, "expected a whole number");
         return Stop::Usage(format!("{command}: {said}; see `{command} --help`"));
     };
     let kind = if wrong.starts_with('-') {
@@ -187,7 +196,7 @@ mod tests {
         #[argh(positional)]
         name: String,
         /// how many
-        #[argh(option, default = "1")]
+        #[argh(option, short = 'p', default = "1")]
         partitions: i32,
         /// settings
         #[argh(option)]
@@ -212,6 +221,7 @@ mod tests {
             parsed("topic create t --partitions=3 --config=a=b=c"),
             wanted
         );
+        assert_eq!(parsed("topic create t -p=3 --config=a=b=c"), wanted);
     }
 
     #[test]
@@ -265,13 +275,21 @@ mod tests {
                 panic!("{line} is wrong")
             };
             assert!(!text.contains('\n') && text.ends_with("--help`"), "{text}");
+            assert!(!text.contains("digit"), "{text}");
         }
     }
 
     #[test]
     fn help_is_not_an_error() {
         // Proves: help of any command can be told from a mistake.
-        for line in ["--help", "topic --help", "topic create --help"] {
+        for line in [
+            "--help",
+            "-h",
+            "topic --help",
+            "topic -h",
+            "topic create --help",
+            "topic create t -h",
+        ] {
             assert!(matches!(parsed(line), Err(Stop::Help(_))), "{line}");
         }
     }

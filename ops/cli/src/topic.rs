@@ -2,6 +2,7 @@
 
 mod admin;
 mod consume;
+mod delivery;
 mod describe;
 mod produce;
 

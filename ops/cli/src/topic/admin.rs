@@ -12,6 +12,7 @@ use streambus_proto::error_code::ErrorCode;
 use crate::{
     CliError,
     connect::{connect, local_broker, pair},
+    output::count,
 };
 
 /// Make a topic.
@@ -22,25 +23,29 @@ pub(super) struct Create {
     #[argh(positional)]
     name: String,
     /// how many partitions (default: the broker's)
-    #[argh(option)]
+    #[argh(option, short = 'p')]
     partitions: Option<i32>,
     /// how many replicas of each (default: the broker's)
-    #[argh(option)]
+    #[argh(option, short = 'r')]
     replication_factor: Option<i16>,
-    /// a setting as NAME=VALUE; may be repeated
-    #[argh(option)]
+    /// a setting as NAME=VALUE; may be repeated; -c and --config are the same
+    #[argh(option, short = 's')]
+    set: Vec<String>,
+    /// the same as --set
+    #[argh(option, short = 'c', hidden_help)]
     config: Vec<String>,
     /// no error if it is there already
     #[argh(switch)]
     if_not_exists: bool,
     /// any broker's address as HOST:PORT (default: 127.0.0.1:9092)
-    #[argh(option, default = "local_broker()")]
+    #[argh(option, short = 'b', default = "local_broker()")]
     bootstrap: String,
 }
 
 impl Create {
     pub(super) fn run(&self) -> Result<(), CliError> {
-        let configs = self.config.iter().map(|text| pair("--config", text));
+        let settings = self.set.iter().chain(&self.config);
+        let configs = settings.map(|text| pair("--set", text));
         let new = NewTopic {
             name: self.name.clone(),
             partitions: self.partitions,
@@ -59,9 +64,9 @@ impl Create {
         }
         let topic = client.wait_for_topic(&self.name)?;
         eprintln!(
-            "topic {} created with {} partitions",
+            "topic {} created with {}",
             self.name,
-            topic.partitions.len()
+            count(topic.partitions.len() as u64, "partition")
         );
         Ok(())
     }
@@ -75,22 +80,25 @@ pub(super) struct Alter {
     #[argh(positional)]
     name: String,
     /// how many partitions it shall have, more than now
-    #[argh(option)]
+    #[argh(option, short = 'p')]
     partitions: Option<i32>,
-    /// a setting as NAME=VALUE; may be repeated
-    #[argh(option)]
+    /// a setting as NAME=VALUE; may be repeated; -c and --config are the same
+    #[argh(option, short = 's')]
     set: Vec<String>,
+    /// the same as --set
+    #[argh(option, short = 'c', hidden_help)]
+    config: Vec<String>,
     /// a setting to go back to its default; may be repeated
-    #[argh(option)]
+    #[argh(option, short = 'd')]
     unset: Vec<String>,
     /// any broker's address as HOST:PORT (default: 127.0.0.1:9092)
-    #[argh(option, default = "local_broker()")]
+    #[argh(option, short = 'b', default = "local_broker()")]
     bootstrap: String,
 }
 
 impl Alter {
     pub(super) fn run(&self) -> Result<(), CliError> {
-        let set = self.set.iter().map(|text| {
+        let set = self.set.iter().chain(&self.config).map(|text| {
             let (name, value) = pair("--set", text)?;
             Ok(ConfigChange {
                 name,
@@ -127,13 +135,13 @@ pub(super) struct Delete {
     #[argh(positional)]
     names: Vec<String>,
     /// do not ask (only a terminal is asked)
-    #[argh(switch)]
+    #[argh(switch, short = 'y')]
     yes: bool,
     /// no error if one is not there
     #[argh(switch)]
     if_exists: bool,
     /// any broker's address as HOST:PORT (default: 127.0.0.1:9092)
-    #[argh(option, default = "local_broker()")]
+    #[argh(option, short = 'b', default = "local_broker()")]
     bootstrap: String,
 }
 

@@ -2,21 +2,22 @@
 
 use std::{
     collections::BTreeMap,
-    io::{self, BufWriter, Write, stdout},
+    io::{self, BufWriter, IsTerminal, Write, stdout},
 };
 
 use argh::{FromArgValue, FromArgs};
 use serde_json::{Value, json};
 use streambus_client::{
-    blocking::OffsetSpec,
+    blocking::{Client, OffsetSpec},
     consumer::{ConsumerConfig, Isolation, Start},
     partition::TopicPartition,
+    router::Topic,
 };
 use streambus_proto::{ids::Offset, records::Record};
 
 use crate::{
     CliError, Format,
-    connect::{connect, find_topic, local_broker},
+    connect::{connect, find_topic, local_broker, no_partition},
     progress::Progress,
 };
 
@@ -49,25 +50,25 @@ pub(super) struct Consume {
     name: String,
     /// where to begin: earliest, latest, offset:NUMBER or timestamp:MILLISECONDS since 1970
     /// (default: earliest)
-    #[argh(option, default = "From(Start::Earliest)")]
+    #[argh(option, short = 'o', default = "From(Start::Earliest)")]
     from: From,
     /// stop after so many records, waiting for them if need be
-    #[argh(option)]
+    #[argh(option, short = 'n')]
     count: Option<u64>,
     /// a partition; may be repeated (default: all)
-    #[argh(option)]
+    #[argh(option, short = 'p')]
     partition: Vec<i32>,
     /// go on with what comes (also with --from=latest)
-    #[argh(switch)]
+    #[argh(switch, short = 'f')]
     follow: bool,
     /// print keys too, with this between key and value
-    #[argh(option)]
+    #[argh(option, short = 'K')]
     key_separator: Option<String>,
     /// text (values) or json (everything, one object a line)
     #[argh(option, default = "Format::Text")]
     format: Format,
     /// any broker's address as HOST:PORT (default: 127.0.0.1:9092)
-    #[argh(option, default = "local_broker()")]
+    #[argh(option, short = 'b', default = "local_broker()")]
     bootstrap: String,
 }
 
@@ -131,37 +132,8 @@ impl Consume {
     pub(super) fn run(&self) -> Result<(), CliError> {
         let mut client = connect(&self.bootstrap)?;
         let topic = find_topic(&mut client, &self.name)?;
-        if let Some(missing) = self
-            .partition
-            .iter()
-            .find(|index| !topic.partitions.contains_key(*index))
-        {
-            let last = topic.partitions.len().saturating_sub(1);
-            return Err(CliError::Refused(format!(
-                "--partition {missing} is refused: topic {} has partitions 0 to {last}",
-                self.name
-            )));
-        }
-        let partitions: Vec<TopicPartition> = topic
-            .partitions
-            .keys()
-            .filter(|index| self.partition.is_empty() || self.partition.contains(index))
-            .map(|index| TopicPartition::new(topic.name.clone(), *index))
-            .collect();
-        let open_ended = self.follow || self.count.is_some() || self.from.0 == Start::Latest;
-        let mut ends = BTreeMap::new();
-        if !open_ended {
-            let wanted: Vec<_> = partitions
-                .iter()
-                .map(|name| (name.clone(), OffsetSpec::Latest))
-                .collect();
-            let listed = client.list_offsets(&wanted, Isolation::ReadUncommitted)?;
-            ends.extend(
-                listed
-                    .into_iter()
-                    .filter_map(|(name, at)| Some((name, at.offset?))),
-            );
-        }
+        let partitions = self.partitions(&topic)?;
+        let (starts, ends) = self.bounds(&mut client, &partitions)?;
         let mut printer = Printer {
             out: BufWriter::new(stdout().lock()),
             format: self.format,
@@ -172,17 +144,22 @@ impl Consume {
             failure: None,
         };
         let mut consumer = client.consumer(ConsumerConfig::default());
-        for partition in &partitions {
-            consumer.assign(partition.clone(), self.from.0);
+        for (partition, start) in starts {
+            consumer.assign(partition, start);
         }
-        let progress = Progress::start(format!("consuming {}", self.name), self.count);
+        let progress = if stdout().is_terminal() {
+            // What moves on the screen would stand between the records.
+            Progress::hidden()
+        } else {
+            Progress::start(format!("consuming {}", self.name), self.count)
+        };
         while !printer.is_done() {
             let at_end = |(partition, end): (&TopicPartition, &Offset)| {
                 consumer
                     .position(partition)
                     .is_some_and(|position| position >= *end)
             };
-            if !open_ended && printer.ends.iter().all(at_end) {
+            if !self.is_open_ended() && printer.ends.iter().all(at_end) {
                 break;
             }
             let before = printer.printed;
@@ -198,6 +175,95 @@ impl Consume {
             None => Ok(()),
         }
     }
+
+    /// Whether records that come later are wanted, too.
+    fn is_open_ended(&self) -> bool {
+        self.follow || self.count.is_some() || self.from.0 == Start::Latest
+    }
+
+    fn partitions(&self, topic: &Topic) -> Result<Vec<TopicPartition>, CliError> {
+        let has = |index: &&i32| topic.partitions.contains_key(*index);
+        if let Some(missing) = self.partition.iter().find(|index| !has(index)) {
+            return Err(no_partition(&self.name, *missing, topic.partitions.len()));
+        }
+        let indexes = topic.partitions.keys().copied();
+        Ok(indexes
+            .filter(|index| self.partition.is_empty() || self.partition.contains(index))
+            .map(|index| TopicPartition::new(topic.name.clone(), index))
+            .collect())
+    }
+
+    /// Where to begin in each partition, and where to end; no ends if what comes later is wanted.
+    fn bounds(
+        &self,
+        client: &mut Client,
+        partitions: &[TopicPartition],
+    ) -> Result<(Vec<(TopicPartition, Start)>, Offsets), CliError> {
+        let mut offsets = |spec: OffsetSpec| {
+            let wanted: Vec<_> = partitions.iter().map(|name| (name.clone(), spec)).collect();
+            let listed = client.list_offsets(&wanted, Isolation::ReadUncommitted)?;
+            let found = listed
+                .into_iter()
+                .filter_map(|(name, at)| Some((name, at.offset?)));
+            Ok::<Offsets, CliError>(found.collect())
+        };
+        let with = |start: Start| move |name: &TopicPartition| (name.clone(), start);
+        let Start::Offset(offset) = self.from.0 else {
+            let ends = if self.is_open_ended() {
+                Offsets::new()
+            } else {
+                offsets(OffsetSpec::Latest)?
+            };
+            return Ok((partitions.iter().map(with(self.from.0)).collect(), ends));
+        };
+        let (first, ends) = (offsets(OffsetSpec::Earliest)?, offsets(OffsetSpec::Latest)?);
+        for line in outside(offset, &first, &ends)? {
+            eprintln!("{line}");
+        }
+        let starts = partitions.iter().map(|name| {
+            // Of a partition that has not got so far, what comes next is wanted.
+            let beyond = ends.get(name).is_some_and(|end| offset > *end);
+            with(if beyond { Start::Latest } else { self.from.0 })(name)
+        });
+        let starts = starts.collect();
+        let ends = if self.is_open_ended() {
+            Offsets::new()
+        } else {
+            ends
+        };
+        Ok((starts, ends))
+    }
+}
+
+/// An offset of each partition.
+type Offsets = BTreeMap<TopicPartition, Offset>;
+
+/// What a reader should know who begins at an offset: which partitions do not reach it, and which have deleted it.
+///
+/// # Errors
+/// No partition reaches it: there is nothing to read, and probably another offset was meant.
+fn outside(offset: Offset, starts: &Offsets, ends: &Offsets) -> Result<Vec<String>, CliError> {
+    let mut lines = Vec::new();
+    let mut reached = false;
+    for (partition, end) in ends {
+        let start = starts.get(partition).copied().unwrap_or(Offset(0));
+        reached |= offset <= *end;
+        if offset > *end {
+            lines.push(format!(
+                "offset {} is past the end of {partition}, which is {}",
+                offset.0, end.0
+            ));
+        } else if offset < start {
+            lines.push(format!(
+                "offset {} of {partition} is deleted; reading begins at {}",
+                offset.0, start.0
+            ));
+        }
+    }
+    if !reached && !lines.is_empty() {
+        return Err(CliError::Refused(lines.join("; ")));
+    }
+    Ok(lines)
 }
 
 /// Everything about a record. Bytes that are no text appear as hexadecimal under `…_hex` instead.
@@ -290,6 +356,30 @@ mod tests {
         assert_eq!((counted.printed, counted.is_done()), (2, true));
         assert_eq!(counted.out, b"k:\xff\x00\nk:\xff\x00\n");
         assert_eq!(ended.printed, 1);
+    }
+
+    #[test]
+    fn an_offset_outside_a_partition_is_told() {
+        // Proves: the end itself is a place to wait at; what lies past it everywhere is refused, and past it in one
+        // partition, or before the first record, is said (golden).
+        let at = |offsets: [i64; 2]| -> Offsets {
+            (0..)
+                .zip(offsets)
+                .map(|(index, offset)| (TopicPartition::new("t", index), Offset(offset)))
+                .collect()
+        };
+        let (starts, ends) = (at([0, 3]), at([5, 9]));
+        let told =
+            |offset| outside(Offset(offset), &starts, &ends).map_err(|error| error.to_string());
+        let past = |index: i32, end: i64, offset: i64| {
+            format!("offset {offset} is past the end of t-{index}, which is {end}")
+        };
+        assert_eq!(told(4), Ok(vec![]));
+        assert_eq!(told(5), Ok(vec![]));
+        assert_eq!(told(9), Ok(vec![past(0, 5, 9)]));
+        assert_eq!(told(10), Err([past(0, 5, 10), past(1, 9, 10)].join("; ")));
+        let deleted = "offset 1 of t-1 is deleted; reading begins at 3".to_owned();
+        assert_eq!(told(1), Ok(vec![deleted]));
     }
 
     #[test]

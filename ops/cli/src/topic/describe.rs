@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use argh::FromArgs;
 use serde_json::json;
 use streambus_client::{
-    blocking::{ConfigEntry, ConfigResource, ListedOffset, OffsetSpec},
+    blocking::{Client, ConfigEntry, ConfigResource, ListedOffset, OffsetSpec},
     consumer::Isolation,
+    error::ClientError,
     partition::TopicPartition,
     router::{Partition, Topic},
 };
@@ -15,24 +16,24 @@ use streambus_proto::ids::BrokerId;
 use crate::{
     CliError, Format,
     connect::{connect, find_topic, local_broker},
-    output::{print, table},
+    output::{bytes, count, print, table},
 };
 
-/// How the protocol numbers a setting that the topic itself has.
-const SOURCE_TOPIC: i8 = 1;
+/// How the protocol numbers a setting that nobody set.
+const SOURCE_DEFAULT: i8 = 5;
 
 /// Show all topics.
 #[derive(FromArgs, Debug)]
 #[argh(subcommand, name = "list")]
 pub(super) struct List {
     /// show the broker's own topics too
-    #[argh(switch)]
+    #[argh(switch, short = 'i')]
     internal: bool,
     /// text or json
     #[argh(option, default = "Format::Text")]
     format: Format,
     /// any broker's address as HOST:PORT (default: 127.0.0.1:9092)
-    #[argh(option, default = "local_broker()")]
+    #[argh(option, short = 'b', default = "local_broker()")]
     bootstrap: String,
 }
 
@@ -86,63 +87,119 @@ fn listed(topics: &[Topic], format: Format) -> String {
     }
 }
 
-/// Show a topic's partitions, offsets and settings.
+/// Show partitions, offsets, sizes, and the settings that are not the default.
 #[derive(FromArgs, Debug)]
 #[argh(subcommand, name = "describe")]
 pub(super) struct Describe {
-    /// the topic's name
+    /// the topics' names
     #[argh(positional)]
-    name: String,
-    /// text or json
+    names: Vec<String>,
+    /// text or json (one object a line)
     #[argh(option, default = "Format::Text")]
     format: Format,
     /// any broker's address as HOST:PORT (default: 127.0.0.1:9092)
-    #[argh(option, default = "local_broker()")]
+    #[argh(option, short = 'b', default = "local_broker()")]
     bootstrap: String,
 }
 
-/// A partition and the offsets of its first and behind its last record.
+/// A partition, the offsets of its first and behind its last record, and the bytes that its leader keeps.
 struct Described {
     partition: Partition,
     earliest: Option<i64>,
     latest: Option<i64>,
+    size_bytes: Option<u64>,
 }
 
 impl Describe {
     pub(super) fn run(&self) -> Result<(), CliError> {
+        if self.names.is_empty() {
+            return Err(CliError::Refused("name the topics to describe".to_owned()));
+        }
         let mut client = connect(&self.bootstrap)?;
-        let topic = find_topic(&mut client, &self.name)?;
-        let mut offsets = |spec| {
-            let wanted: Vec<_> = topic
-                .partitions
-                .keys()
-                .map(|index| (TopicPartition::new(topic.name.clone(), *index), spec))
-                .collect();
-            client.list_offsets(&wanted, Isolation::ReadUncommitted)
-        };
-        let (earliest, latest) = (offsets(OffsetSpec::Earliest)?, offsets(OffsetSpec::Latest)?);
-        let configs = client.describe_configs(&ConfigResource::Topic(self.name.clone()), false)?;
-        let at = |found: &BTreeMap<TopicPartition, ListedOffset>, index| {
-            let name = TopicPartition::new(topic.name.clone(), index);
-            found
-                .get(&name)
-                .and_then(|listed| listed.offset)
-                .map(|offset| offset.0)
-        };
-        let described: Vec<_> = topic
+        for (place, name) in self.names.iter().enumerate() {
+            let text = describe(&mut client, name, self.format)?;
+            let gap = if place > 0 && self.format == Format::Text {
+                "\n"
+            } else {
+                ""
+            };
+            if !print(&format!("{gap}{text}")).map_err(CliError::Output)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn describe(client: &mut Client, name: &str, format: Format) -> Result<String, CliError> {
+    let topic = find_topic(client, name)?;
+    let mut offsets = |spec| {
+        let wanted: Vec<_> = topic
             .partitions
-            .values()
-            .map(|partition| Described {
-                earliest: at(&earliest, partition.index),
-                latest: at(&latest, partition.index),
-                partition: partition.clone(),
-            })
+            .keys()
+            .map(|index| (TopicPartition::new(topic.name.clone(), *index), spec))
             .collect();
-        let text = match self.format {
-            Format::Text => to_text(&topic, &described, &configs),
-            Format::Json => to_json(&topic, &described, &configs),
+        client.list_offsets(&wanted, Isolation::ReadUncommitted)
+    };
+    let (earliest, latest) = (offsets(OffsetSpec::Earliest)?, offsets(OffsetSpec::Latest)?);
+    let configs = client.describe_configs(&ConfigResource::Topic(name.to_owned()), false)?;
+    let sizes = sizes(client, &topic)?;
+    let at = |found: &BTreeMap<TopicPartition, ListedOffset>, index| {
+        let name = TopicPartition::new(topic.name.clone(), index);
+        found
+            .get(&name)
+            .and_then(|listed| listed.offset)
+            .map(|offset| offset.0)
+    };
+    let described: Vec<_> = topic
+        .partitions
+        .values()
+        .map(|partition| Described {
+            earliest: at(&earliest, partition.index),
+            latest: at(&latest, partition.index),
+            size_bytes: sizes.get(&partition.index).copied(),
+            partition: partition.clone(),
+        })
+        .collect();
+    Ok(match format {
+        Format::Text => to_text(&topic, &described, &configs),
+        Format::Json => to_json(&topic, &described, &configs),
+    })
+}
+
+/// How many bytes of each partition its leader keeps; nothing if a broker does not say.
+fn sizes(client: &mut Client, topic: &Topic) -> Result<BTreeMap<i32, u64>, CliError> {
+    let mut by_leader: BTreeMap<BrokerId, Vec<i32>> = BTreeMap::new();
+    for partition in topic.partitions.values() {
+        if let Some(leader) = partition.leader {
+            by_leader.entry(leader).or_default().push(partition.index);
+        }
+    }
+    let mut sizes = BTreeMap::new();
+    for (leader, partitions) in by_leader {
+        let dirs = match client.describe_log_dirs(leader, &topic.name, &partitions) {
+            Ok(dirs) => dirs,
+            Err(ClientError::Unsupported(_) | ClientError::Refused { .. }) => continue,
+            Err(error) => return Err(error.into()),
         };
-        print(&text).map(drop).map_err(CliError::Output)
+        let replicas = dirs.into_iter().flat_map(|dir| dir.replicas);
+        sizes.extend(replicas.filter_map(|replica| {
+            let bytes = u64::try_from(replica.size_bytes).ok()?;
+            Some((replica.partition.index, bytes))
+        }));
+    }
+    Ok(sizes)
+}
+
+/// Where a setting comes from, by the protocol's number.
+fn origin(source: i8) -> &'static str {
+    match source {
+        1 => "this topic",
+        2 => "this broker",
+        3 => "all brokers",
+        4 => "the broker's own settings",
+        SOURCE_DEFAULT => "default",
+        _ => "elsewhere",
     }
 }
 
@@ -159,6 +216,7 @@ fn to_text(topic: &Topic, partitions: &[Described], configs: &[ConfigEntry]) -> 
              partition,
              earliest,
              latest,
+             size_bytes,
          }| {
             vec![
                 partition.index.to_string(),
@@ -169,6 +227,7 @@ fn to_text(topic: &Topic, partitions: &[Described], configs: &[ConfigEntry]) -> 
                 ids(&partition.in_sync),
                 shown(*earliest),
                 shown(*latest),
+                size_bytes.map_or_else(|| "-".to_owned(), bytes),
             ]
         },
     );
@@ -179,21 +238,32 @@ fn to_text(topic: &Topic, partitions: &[Described], configs: &[ConfigEntry]) -> 
         "IN SYNC",
         "EARLIEST",
         "LATEST",
+        "SIZE",
     ];
-    let mut out = format!("topic {}  id {}\n", topic.name, topic.id);
-    out.push_str(&table(&heads, &rows.collect::<Vec<_>>()));
-    let own: Vec<_> = configs
+    let total = partitions
         .iter()
-        .filter(|config| config.source == SOURCE_TOPIC)
+        .filter_map(|partition| partition.size_bytes);
+    let mut out = format!(
+        "topic {}  id {}  {}  {}\n",
+        topic.name,
+        topic.id,
+        count(partitions.len() as u64, "partition"),
+        bytes(total.sum()),
+    );
+    out.push_str(&table(&heads, &rows.collect::<Vec<_>>()));
+    let set: Vec<_> = configs
+        .iter()
+        .filter(|config| config.source != SOURCE_DEFAULT)
         .map(|config| {
             vec![
                 config.name.clone(),
                 config.value.clone().unwrap_or_default(),
+                origin(config.source).to_owned(),
             ]
         })
         .collect();
-    if !own.is_empty() {
-        out.push_str(&table(&["SETTING", "VALUE"], &own));
+    if !set.is_empty() {
+        out.push_str(&table(&["SETTING", "VALUE", "SET BY"], &set));
     }
     out
 }
@@ -205,6 +275,7 @@ fn to_json(topic: &Topic, partitions: &[Described], configs: &[ConfigEntry]) -> 
              partition,
              earliest,
              latest,
+             size_bytes,
          }| {
             json!({
                 "partition": partition.index,
@@ -214,6 +285,7 @@ fn to_json(topic: &Topic, partitions: &[Described], configs: &[ConfigEntry]) -> 
                 "in_sync": ids(&partition.in_sync),
                 "earliest": earliest,
                 "latest": latest,
+                "size_bytes": size_bytes,
             })
         },
     );
@@ -221,7 +293,8 @@ fn to_json(topic: &Topic, partitions: &[Described], configs: &[ConfigEntry]) -> 
         json!({
             "name": config.name,
             "value": config.value,
-            "is_default": config.source != SOURCE_TOPIC,
+            "is_default": config.source == SOURCE_DEFAULT,
+            "set_by": origin(config.source),
         })
     });
     let value = json!({
@@ -262,6 +335,7 @@ mod tests {
             partition,
             earliest: Some(3),
             latest: None,
+            size_bytes: Some(1_536),
         }]
     }
 
@@ -292,27 +366,37 @@ mod tests {
 
     #[test]
     fn a_topic_is_described_for_people() {
-        // Proves: an unknown offset is a dash, and defaults are left out (golden).
+        // Proves: an unknown offset is a dash, sizes are there, and so is what is not the built-in default, with
+        // where it comes from (golden).
         let configs = [
-            config("retention.ms", SOURCE_TOPIC),
-            config("segment.ms", 5),
+            config("max.message.bytes", 4),
+            config("retention.ms", 1),
+            config("segment.ms", SOURCE_DEFAULT),
         ];
         assert_eq!(
             to_text(&topic(), &described(), &configs),
-            "topic orders  id AAAAAAAAAAAAAAAAAAAAAA\n\
-             PARTITION  LEADER  REPLICAS  IN SYNC  EARLIEST  LATEST\n\
-             0          1       1,2       1        3         -\n\
-             SETTING       VALUE\nretention.ms  1\n"
+            "topic orders  id AAAAAAAAAAAAAAAAAAAAAA  1 partition  1.5 KiB\n\
+             PARTITION  LEADER  REPLICAS  IN SYNC  EARLIEST  LATEST  SIZE\n\
+             0          1       1,2       1        3         -       1.5 KiB\n\
+             SETTING            VALUE  SET BY\n\
+             max.message.bytes  1      the broker's own settings\n\
+             retention.ms       1      this topic\n"
         );
     }
 
     #[test]
     fn a_topic_is_described_for_programs() {
         // Proves: all settings are there, and what is unknown is null.
-        let text = to_json(&topic(), &described(), &[config("segment.ms", 5)]);
+        let text = to_json(
+            &topic(),
+            &described(),
+            &[config("segment.ms", SOURCE_DEFAULT)],
+        );
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(value["partitions"][0]["leader_epoch"], 4);
         assert_eq!(value["partitions"][0]["latest"], serde_json::Value::Null);
+        assert_eq!(value["partitions"][0]["size_bytes"], 1_536);
         assert_eq!(value["settings"][0]["is_default"], true);
+        assert_eq!(value["settings"][0]["set_by"], "default");
     }
 }

@@ -1,10 +1,11 @@
 //! Lines of standard input into a topic.
 
-use std::io::{BufReader, stdin};
+use std::time::Duration;
 
 use argh::{FromArgValue, FromArgs};
 use streambus_client::{
-    blocking::{Acks, BlockingProducer},
+    blocking::{Acks, Client, ConfigResource},
+    error::ClientError,
     partition::TopicPartition,
     producer::ProducerConfig,
 };
@@ -12,16 +13,25 @@ use streambus_proto::records::{Codec, Header, NewRecord};
 
 use crate::{
     CliError,
-    connect::{connect, find_topic, local_broker, pair},
-    line::{Line, read_line, split_key},
+    connect::{connect, find_topic, local_broker, no_partition, pair},
+    input::{CHUNKS_READ_MAX, Event, Input},
+    line::{Lines, TooLong, split_key},
+    output::count,
     partitioner::Partitioner,
     progress::Progress,
+    topic::delivery::{Delivery, Gone, Tally},
 };
 
-/// The longest line; brokers refuse larger batches by default.
-const LINE_BYTES_MAX: usize = 1_000_000;
-/// How much of standard input is read at once.
-const READ_BYTES: usize = 256 << 10;
+/// The setting that says how large a batch a topic takes.
+const BATCH_BYTES_SETTING: &str = "max.message.bytes";
+/// Its default: for a broker that does not show settings.
+const BATCH_BYTES_DEFAULT: usize = 1_048_588;
+/// How long to wait for input before looking after what is under way: about as long as a batch waits for more records.
+const INPUT_WAIT: Duration = Duration::from_millis(5);
+/// The same while nothing is under way: how late a signal may be noticed.
+const IDLE_WAIT: Duration = Duration::from_millis(100);
+/// How long a record waits for a broker that does not answer, in seconds: Kafka's `request.timeout.ms`.
+const TIMEOUT_SECONDS: u64 = 30;
 
 /// A codec by the name that Kafka gives it.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -63,16 +73,19 @@ pub(super) struct Produce {
     #[argh(positional)]
     name: String,
     /// what stands between key and value in a line (default: lines are values without keys)
-    #[argh(option)]
+    #[argh(option, short = 'K')]
     key_separator: Option<String>,
+    /// write a line with an empty value as a tombstone, which deletes its key from a compacted topic
+    #[argh(switch, short = 'Z')]
+    tombstone: bool,
     /// a header of every record as NAME=VALUE; may be repeated
-    #[argh(option)]
+    #[argh(option, short = 'H')]
     header: Vec<String>,
     /// the partition (default: by the key as Java's client chooses, without one each in turn)
-    #[argh(option)]
+    #[argh(option, short = 'p')]
     partition: Option<i32>,
     /// how batches are compressed: none, gzip, snappy, lz4 or zstd (default: none)
-    #[argh(option, default = "CodecName(Codec::None)")]
+    #[argh(option, short = 'z', default = "CodecName(Codec::None)")]
     codec: CodecName,
     /// who must have a batch before it counts: 0, 1 or all (default: all)
     #[argh(option, default = "AcksName(Acks::All)")]
@@ -80,36 +93,40 @@ pub(super) struct Produce {
     /// let a retry write a record twice (as it is with acks other than all)
     #[argh(switch)]
     no_idempotence: bool,
+    /// give up when the broker has stored nothing for so many seconds (default: 30)
+    #[argh(option, default = "TIMEOUT_SECONDS")]
+    timeout: u64,
     /// any broker's address as HOST:PORT (default: 127.0.0.1:9092)
-    #[argh(option, default = "local_broker()")]
+    #[argh(option, short = 'b', default = "local_broker()")]
     bootstrap: String,
 }
 
-/// What became of the records so far.
-#[derive(Default)]
-struct Tally {
-    stored: u64,
-    failed: u64,
-    reason: Option<String>,
+/// Why reading ended.
+enum Ended {
+    /// With the input.
+    Input,
+    /// By Ctrl-C or a signal to terminate; bytes of a line whose end had not come.
+    Stopped { unfinished: usize },
+    /// By a line that can't be written, or an input that can't be read.
+    Wrong(CliError),
+    /// Because no more records are taken.
+    Gone(Gone),
 }
 
-impl Tally {
-    fn take(&mut self, producer: &mut BlockingProducer<'_>) -> u64 {
-        let mut taken = 0;
-        for delivery in producer.take_delivered() {
-            let records = u64::try_from(delivery.record_count).unwrap_or(0);
-            taken += records;
-            match delivery.result {
-                Ok(_) => self.stored += records,
-                Err(error) => {
-                    self.failed += records;
-                    self.reason
-                        .get_or_insert_with(|| format!("{}: {error}", delivery.partition));
-                }
-            }
-        }
-        taken
-    }
+/// How much of the input was handed on.
+#[derive(Copy, Clone, Default)]
+struct Taken {
+    lines: u64,
+    bytes: u64,
+}
+
+/// What lines become.
+struct Recipe<'a> {
+    partitions: Vec<TopicPartition>,
+    headers: Vec<Header<'a>>,
+    key_separator: Option<&'a str>,
+    tombstone: bool,
+    bytes_max: usize,
 }
 
 impl Produce {
@@ -122,34 +139,106 @@ impl Produce {
             ));
         }
         let mut client = connect(&self.bootstrap)?;
-        let partitions = self.partitions(&find_topic(&mut client, &self.name)?)?;
-        let config = ProducerConfig {
-            codec: self.codec.0,
-            idempotent: self.acks.0 == Acks::All && !self.no_idempotence,
-            ..ProducerConfig::default()
+        let topic = find_topic(&mut client, &self.name)?;
+        let recipe = Recipe {
+            partitions: self.partitions(&topic)?,
+            headers: headers.iter().map(header).collect(),
+            key_separator: self.key_separator.as_deref(),
+            tombstone: self.tombstone,
+            bytes_max: batch_bytes_max(&mut client, &self.name)?,
         };
-        let mut producer = client.producer(config).with_acks(self.acks.0);
-        let progress = Progress::start(format!("producing to {}", self.name), None);
-        let mut tally = Tally::default();
-        let read = self.produce_lines(&partitions, &headers, &mut producer, &progress, &mut tally);
-        // Even after a bad line, those before it are written.
-        let flushed = producer.flush();
-        tally.take(&mut producer);
-        let elapsed = progress.finish();
+        let input = Input::begin()?;
+        let progress = if Input::is_typed() {
+            // What moves on the screen would overwrite what is typed.
+            eprintln!("each line is a record; Ctrl-D ends the input");
+            Progress::hidden()
+        } else {
+            Progress::start(format!("producing to {}", self.name), None)
+        };
+        let producer = client
+            .producer(self.config(recipe.bytes_max))
+            .with_acks(self.acks.0);
+        let limit = Duration::from_secs(self.timeout.max(1));
+        let mut delivery = Delivery::new(producer, progress, limit);
+        let mut taken = Taken::default();
+        let mut ended = recipe.produce_lines(&input, &mut delivery, &mut taken);
+        // Even after a bad line or a signal, those before it are written.
+        if !matches!(ended, Ended::Gone(_))
+            && let Err(gone) = delivery.flush(|| input.is_stopped())
+        {
+            ended = Ended::Gone(gone);
+        }
+        let elapsed = delivery.end();
+        if Input::is_typed() && input.is_stopped() {
+            // The terminal has shown ^C, and stays on that line.
+            eprintln!();
+        }
+        let tally = &delivery.tally;
         eprintln!(
-            "{} records written to {} in {:.1} s",
-            tally.stored,
+            "{} written to {} in {:.1} s",
+            count(tally.stored, "record"),
             self.name,
             elapsed.as_secs_f64()
         );
-        read?;
-        if let Some(reason) = tally.reason {
-            return Err(CliError::Refused(format!(
-                "{} records were not written: {reason}",
-                tally.failed
-            )));
+        Self::verdict(ended, tally, &input, taken)
+    }
+
+    fn config(&self, bytes_max: usize) -> ProducerConfig {
+        let default = ProducerConfig::default();
+        ProducerConfig {
+            codec: self.codec.0,
+            idempotent: self.acks.0 == Acks::All && !self.no_idempotence,
+            batch_bytes_max: default.batch_bytes_max.min(bytes_max),
+            record_bytes_max: bytes_max,
+            buffered_bytes_max: default.buffered_bytes_max.max(2 * bytes_max),
+            // What waits is given up all at once, when the broker has been silent for too long.
+            delivery_timeout_ms: u64::MAX / 2,
+            ..default
         }
-        Ok(flushed?)
+    }
+
+    /// What is wrong with how it went, and how much of the input that concerns.
+    fn verdict(ended: Ended, tally: &Tally, input: &Input, taken: Taken) -> Result<(), CliError> {
+        let mut parts = Vec::new();
+        let mut unread = true;
+        match ended {
+            Ended::Input => unread = false,
+            Ended::Stopped { unfinished } => {
+                unread = false;
+                if unfinished > 0 {
+                    let bytes = count(unfinished as u64, "byte");
+                    eprintln!("{bytes} of a line without an end were not written");
+                }
+            }
+            Ended::Wrong(CliError::Refused(why)) => parts.push(why),
+            Ended::Wrong(error) => parts.push(error.to_string()),
+            Ended::Gone(Gone::Silent(since, why)) => {
+                let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
+                parts.push(format!(
+                    "gave up: the broker has stored nothing for {} s{why}",
+                    since.as_secs()
+                ));
+            }
+            Ended::Gone(Gone::Failed(error)) => parts.push(error.to_string()),
+        }
+        if let Some(loss) = tally.loss() {
+            let reason = tally.reason.as_deref().filter(|_| parts.is_empty());
+            let reason = reason.map(|reason| format!(" ({reason})"));
+            parts.push(format!("{loss}{}", reason.unwrap_or_default()));
+        }
+        if unread {
+            let bytes = input.unread_bytes(taken.bytes);
+            let bytes = bytes.map(|bytes| format!(" ({})", count(bytes, "byte")));
+            parts.push(format!(
+                "the input is unread from line {} on{}",
+                taken.lines + 1,
+                bytes.unwrap_or_default(),
+            ));
+        }
+        if parts.is_empty() {
+            return Ok(());
+        }
+        Err(CliError::Refused(parts.join("; ")))
     }
 
     fn partitions(
@@ -159,12 +248,7 @@ impl Produce {
         if let Some(partition) = self.partition
             && !topic.partitions.contains_key(&partition)
         {
-            let count = topic.partitions.len();
-            return Err(CliError::Refused(format!(
-                "--partition {partition} is refused: topic {} has partitions 0 to {}",
-                self.name,
-                count.saturating_sub(1)
-            )));
+            return Err(no_partition(&self.name, partition, topic.partitions.len()));
         }
         let indexes = topic.partitions.keys().copied();
         Ok(indexes
@@ -172,53 +256,122 @@ impl Produce {
             .map(|index| TopicPartition::new(topic.name.clone(), index))
             .collect())
     }
+}
 
+/// The largest batch that a topic takes.
+fn batch_bytes_max(client: &mut Client, topic: &str) -> Result<usize, CliError> {
+    let configs = match client.describe_configs(&ConfigResource::Topic(topic.to_owned()), false) {
+        Ok(configs) => configs,
+        // A broker without this request, or a user that may write and not look.
+        Err(ClientError::Unsupported(_) | ClientError::Refused { .. }) => Vec::new(),
+        Err(error) => return Err(error.into()),
+    };
+    let setting = configs
+        .iter()
+        .find(|config| config.name == BATCH_BYTES_SETTING);
+    let value = setting.and_then(|config| config.value.as_ref()?.parse().ok());
+    Ok(value.unwrap_or(BATCH_BYTES_DEFAULT))
+}
+
+fn header((name, value): &(String, String)) -> Header<'_> {
+    Header {
+        key: name.as_bytes(),
+        value: Some(value.as_bytes()),
+    }
+}
+
+impl Recipe<'_> {
+    /// Reads lines and hands them on until one of them, the input or the broker ends it.
     fn produce_lines(
         &self,
-        partitions: &[TopicPartition],
-        headers: &[(String, String)],
-        producer: &mut BlockingProducer<'_>,
-        progress: &Progress,
-        tally: &mut Tally,
-    ) -> Result<(), CliError> {
-        let headers: Vec<Header<'_>> = headers
-            .iter()
-            .map(|(name, value)| Header {
-                key: name.as_bytes(),
-                value: Some(value.as_bytes()),
-            })
-            .collect();
-        let mut partitioner = Partitioner::new(partitions.len());
-        let mut input = BufReader::with_capacity(READ_BYTES, stdin().lock());
-        let mut line = Vec::new();
-        for number in 1_u64.. {
-            match read_line(&mut input, &mut line, LINE_BYTES_MAX).map_err(CliError::Input)? {
-                Line::End => break,
-                Line::TooLong => {
-                    return Err(CliError::Refused(format!(
-                        "line {number} is longer than {LINE_BYTES_MAX} bytes"
-                    )));
-                }
-                Line::Complete => {}
-            }
-            let (key, value) = self.key_and_value(&line, number)?;
-            // In range: it is chosen among as many.
-            let Some(partition) = partitions.get(partitioner.choose(key)) else {
-                continue;
+        input: &Input,
+        delivery: &mut Delivery<'_>,
+        taken: &mut Taken,
+    ) -> Ended {
+        let mut lines = Lines::new(self.bytes_max);
+        let mut partitioner = Partitioner::new(self.partitions.len());
+        // After a signal what was read already is written, and no more is waited for.
+        let mut chunks_left = CHUNKS_READ_MAX;
+        loop {
+            let stopped = input.is_stopped();
+            let wait = match (stopped, delivery.is_idle()) {
+                (true, _) => Duration::ZERO,
+                (false, true) => IDLE_WAIT,
+                (false, false) => INPUT_WAIT,
             };
-            let timestamp = wall_ms();
-            producer.append(
-                partition,
-                &NewRecord {
-                    timestamp,
-                    key,
-                    value: Some(value),
-                    headers: &headers,
-                },
-            )?;
-            progress.advance(tally.take(producer));
+            match input.next(wait) {
+                Event::Chunk(chunk) if !stopped || chunks_left > 0 => {
+                    chunks_left -= usize::from(stopped);
+                    lines.put(chunk);
+                }
+                Event::Chunk(_) | Event::Nothing if stopped => {
+                    let unfinished = lines.unfinished();
+                    return Ended::Stopped { unfinished };
+                }
+                Event::Chunk(_) | Event::Nothing => {}
+                Event::End(Some(error)) => return Ended::Wrong(CliError::Input(error)),
+                Event::End(None) => {
+                    let number = lines.count() + 1;
+                    let last = lines.last();
+                    let last =
+                        last.map(|line| self.append(line, number, &mut partitioner, delivery));
+                    return last.and_then(Result::err).unwrap_or(Ended::Input);
+                }
+            }
+            loop {
+                let number = lines.count() + 1;
+                let appended = match lines.next() {
+                    Ok(Some(line)) => self.append(line, number, &mut partitioner, delivery),
+                    Ok(None) => break,
+                    Err(TooLong) => return Ended::Wrong(self.too_long(number)),
+                };
+                if let Err(ended) = appended {
+                    return ended;
+                }
+                *taken = Taken {
+                    lines: lines.count(),
+                    bytes: lines.bytes(),
+                };
+            }
+            if let Err(gone) = delivery.look() {
+                return Ended::Gone(gone);
+            }
         }
-        Ok(())
+    }
+
+    fn append(
+        &self,
+        line: &[u8],
+        number: u64,
+        partitioner: &mut Partitioner,
+        delivery: &mut Delivery<'_>,
+    ) -> Result<(), Ended> {
+        let (key, value) = self.key_and_value(line, number).map_err(Ended::Wrong)?;
+        // In range: it is chosen among as many.
+        let Some(partition) = self.partitions.get(partitioner.choose(key)) else {
+            return Ok(());
+        };
+        let record = NewRecord {
+            timestamp: wall_ms(),
+            key,
+            value: (!self.tombstone || !value.is_empty()).then_some(value),
+            headers: &self.headers,
+        };
+        match delivery.append(partition, &record) {
+            Err(Gone::Failed(ClientError::Append(_))) => Err(Ended::Wrong(self.too_long(number))),
+            taken => taken.map_err(Ended::Gone),
+        }
+    }
+
+    fn too_long(&self, number: u64) -> CliError {
+        let topic = self
+            .partitions
+            .first()
+            .map_or("the topic", |partition| &partition.topic);
+        CliError::Refused(format!(
+            "line {number} is too long: {topic} takes batches of {} bytes; raise it with `streambus topic alter {topic} --set {BATCH_BYTES_SETTING}=BYTES`",
+            self.bytes_max
+        ))
     }
 
     fn key_and_value<'l>(
@@ -226,7 +379,7 @@ impl Produce {
         line: &'l [u8],
         number: u64,
     ) -> Result<(Option<&'l [u8]>, &'l [u8]), CliError> {
-        let Some(separator) = &self.key_separator else {
+        let Some(separator) = self.key_separator else {
             return Ok((None, line));
         };
         match split_key(line, separator.as_bytes()) {
@@ -243,4 +396,38 @@ fn wall_ms() -> i64 {
     since.map_or(0, |since| {
         i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recipe(key_separator: Option<&str>) -> Recipe<'_> {
+        Recipe {
+            partitions: Vec::new(),
+            headers: Vec::new(),
+            key_separator,
+            tombstone: false,
+            bytes_max: 1_000,
+        }
+    }
+
+    #[test]
+    fn a_line_without_its_separator_is_refused_by_number() {
+        // Proves: key and value are what is around the separator, and a line that has none is named.
+        let keyed = recipe(Some("::"));
+        let (key, value) = keyed.key_and_value(b"k::v", 7).unwrap();
+        assert_eq!((key, value), (Some(&b"k"[..]), &b"v"[..]));
+        let refused = keyed
+            .key_and_value(b"k:v", 7)
+            .map_err(|error| error.to_string());
+        assert_eq!(
+            refused,
+            Err("line 7 has no key separator \"::\"".to_owned())
+        );
+        assert_eq!(
+            recipe(None).key_and_value(b"k::v", 7).unwrap(),
+            (None, &b"k::v"[..])
+        );
+    }
 }
