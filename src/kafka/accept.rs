@@ -59,9 +59,11 @@ fn admit(broker: &Rc<Broker>, stream: Stream, plan: &Rc<ListenerPlan>) {
         match &ended {
             Ended::Idle(_) => figures.refused(RefusalReason::Idle),
             Ended::SlowRequest(_) => figures.refused(RefusalReason::SlowRequest),
-            Ended::Refused(Unanswered { .. }) => {}
+            Ended::Closed
+            | Ended::Draining
+            | Ended::Socket(_)
+            | Ended::Refused(Unanswered { .. }) => {}
             Ended::Frame(_) | Ended::Refused(_) => figures.refused(RefusalReason::BadFrame),
-            Ended::Closed | Ended::Draining | Ended::Socket(_) => {}
         }
         match ended {
             Ended::Refused(Unanswered { .. }) => {

@@ -18,7 +18,7 @@ pub(crate) const FINAL_EPOCH: i32 = -1;
 pub(crate) const INITIAL_EPOCH: i32 = 0;
 /// A session unused for this long makes room for a new one (Kafka's
 /// `min.incremental.fetch.session.eviction.ms`).
-const EVICTABLE_AFTER: Duration = Duration::from_secs(120);
+const EVICTABLE_AFTER: Duration = Duration::from_mins(2);
 
 /// How a request names a topic: by id from version 13 on, by name before.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -91,9 +91,12 @@ pub fn fixed(names: &[&str]) -> String {
 /// Kafka names a listener after its security protocol where nothing else is said.
 pub fn identity(broker: &BrokerAddress) -> ConfigMap {
     let id = broker.id.0.to_string();
-    let address = |host: &str, port: u16| match host.contains(':') {
-        true => format!("PLAINTEXT://[{host}]:{port}"),
-        false => format!("PLAINTEXT://{host}:{port}"),
+    let address = |host: &str, port: u16| {
+        if host.contains(':') {
+            format!("PLAINTEXT://[{host}]:{port}")
+        } else {
+            format!("PLAINTEXT://{host}:{port}")
+        }
     };
     let listens = &broker.listens;
     ConfigMap::from([

@@ -321,7 +321,7 @@ mod tests {
         // Proves that members of gzip and frames of zstd follow each other, and that one that is cut is an error.
         for codec in [Codec::Gzip, Codec::Zstd] {
             let mut one = vec![];
-            compress(codec, &[5; 50_000], &mut one);
+            compress(codec, &vec![5; 50_000], &mut one);
             let (out, _) = steps(codec, &one.repeat(3));
             assert_eq!(out.unwrap(), vec![5; 150_000], "{codec:?}");
             for cut in [1, one.len() / 2, one.len() - 1, one.len() + 3] {
