@@ -13,7 +13,7 @@ section! {
         request_bytes_max: usize = 100 << 20, in 1 << 20..=1 << 30;
         /// Memory that one request and its answer may take beside the request's own bytes. Each entry of its
         /// arrays (a topic, a partition, a resource) counts 128 to 1,536 bytes, by API, and its text three
-        /// times: 65,000 topics, or 250,000 partitions of ListOffsets. More closes the connection.
+        /// times: 65,000 topics, or 250,000 partitions of `ListOffsets`. More closes the connection.
         request_memory_bytes_max: usize = 48 << 20, in 1 << 20..=4 << 30;
         /// Bytes of requests and answers that one connection may have under way before it is not read.
         in_flight_bytes_per_connection_max: usize = 128 << 20, in 1 << 20..=4 << 30;

@@ -260,7 +260,6 @@ fn broker_entry(
         synonyms: synonyms(with, || origins).into(),
         config_type: def.kind.code(),
         documentation: with.documentation.then_some(def.documentation.into()),
-        ..DescribeConfigsResourceResult::default()
     }
 }
 

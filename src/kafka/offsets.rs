@@ -130,13 +130,14 @@ where
                         Repeated::Refused if self.seen.contains(&key) => {
                             Err(ErrorCode::InvalidRequest)
                         }
-                        _ => match refused {
-                            Some(code) => Err(code),
-                            None => {
+                        _ => {
+                            if let Some(code) = refused {
+                                Err(code)
+                            } else {
                                 self.items.push(item(key, asked));
                                 Ok(self.items.len() - 1)
                             }
-                        },
+                        }
                     }
                 }
                 _ => Err(ErrorCode::UnknownTopicOrPartition),

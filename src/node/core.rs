@@ -31,8 +31,7 @@ pub async fn run_core(start: Arc<Start>, context: CoreContext<Op, Reply>) -> Res
     let leads = core == 0;
     let (image, log) = or_halt(metadata(&start, &directory, leads).await).await;
     let topics_max = start.config.metrics.topics_max;
-    let metrics = CoreMetrics::new(&start.around.registry, core, topics_max);
-    let metrics = Rc::new(metrics);
+    let metrics = Rc::new(CoreMetrics::new(&start.around.registry, core, topics_max));
     let lanes = or_halt(open_lanes(&start, core, &image, &metrics.wal).await).await;
     let controller = leads.then(|| Rc::new(Controller::new(Limits::from(&*start.config))));
     let controller_image = leads.then(|| image.clone());

@@ -127,6 +127,14 @@ fn read_chunks(mut input: impl Read, sender: &SyncSender<Event>) {
 mod tests {
     use super::*;
 
+    struct Broken;
+
+    impl Read for Broken {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::Error::other("broken"))
+        }
+    }
+
     #[test]
     fn chunks_come_as_they_are_read() {
         // Proves: what is read is not held back until a buffer is full, the end is an event, and so is an error.
@@ -136,12 +144,6 @@ mod tests {
         drop(sender);
         let shown: Vec<String> = events.iter().map(|event| format!("{event:?}")).collect();
         assert_eq!(shown, ["Chunk([97, 10])", "Chunk([98])", "End(None)"]);
-        struct Broken;
-        impl Read for Broken {
-            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-                Err(io::Error::other("broken"))
-            }
-        }
         let (sender, events) = sync_channel(CHUNKS_MAX);
         read_chunks(Broken, &sender);
         assert!(matches!(events.recv(), Ok(Event::End(Some(_)))));

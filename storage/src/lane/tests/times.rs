@@ -230,8 +230,8 @@ fn a_search_through_memory_goes_on_from_step_to_step() {
         let mut end = Offset(0);
         for nth in 0..3 * step {
             // One late batch at the end of the first step, one at the start of the third.
-            let late = nth == step - 1 || nth == 2 * step;
-            let timestamp = if late { 20 + nth } else { 10 };
+            let is_late = nth == step - 1 || nth == 2 * step;
+            let timestamp = if is_late { 20 + nth } else { 10 };
             end = append(&lane, key(0), &timed(&[timestamp])).await;
             streambus_shards::yield_if_needed().await;
         }
