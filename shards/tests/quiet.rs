@@ -114,6 +114,9 @@ async fn answer(exchange: Arc<Exchange>, last: u64) {
     .await;
 }
 
+/// The question that ends the core.
+const LAST: u64 = u64::MAX;
+
 #[test]
 fn a_core_that_is_held_between_its_wake_up_and_its_first_task_goes_on() {
     // Proves the heartbeat: a signal holds the core for longer than its preemption timer, at another time after each
@@ -124,7 +127,6 @@ fn a_core_that_is_held_between_its_wake_up_and_its_first_task_goes_on() {
     assert_ne!(before, libc::SIG_ERR);
     let exchange = Arc::new(Exchange::default());
     let (other, (ended, has_ended)) = (Arc::clone(&exchange), mpsc::channel());
-    const LAST: u64 = u64::MAX;
     thread::spawn(move || {
         let plan = NodePlan {
             cores: 1,

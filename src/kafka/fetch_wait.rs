@@ -75,6 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table of cases")]
     fn a_fetch_waits_only_for_what_can_come() {
         // Proves the rule: min_bytes, the answer's limit, and for each partition bytes, its limit and why there is no
         // more.

@@ -296,7 +296,7 @@ mod tests {
         // Proves the bound in number, and that of the remembered names.
         let start = now();
         let mut refusals = Refusals::default();
-        for producer in 0..=REFUSALS_MAX as i64 {
+        for producer in 0..=i64::try_from(REFUSALS_MAX).unwrap() {
             refusals.record(named("t"), 0, &batch(producer, 0, 5), start);
         }
         assert_eq!(refusals.by_key.len(), REFUSALS_MAX);

@@ -222,7 +222,9 @@ pub(crate) mod tests {
 
     fn plan(tables: &[TableFacts], rules: MergeRules, budget: u64) -> Option<Merge> {
         let mut queue = MergeQueue::new(rules);
-        tables.iter().for_each(|table| queue.insert(table));
+        for table in tables {
+            queue.insert(table);
+        }
         queue.plan(budget)
     }
 

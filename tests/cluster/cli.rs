@@ -134,10 +134,10 @@ fn lines_are_written_as_they_come_and_ctrl_c_loses_none() {
     produce.write("first\n");
     await_records(&mut client, "typed", 1);
     // One write that a pipe takes whole, so that it is read whole.
-    let lines: String = (0..400)
+    let lines: Vec<String> = (0..400)
         .map(|number| format!("line-{number:03}\n"))
         .collect();
-    produce.write(&format!("{lines}unfinished"));
+    produce.write(&format!("{}unfinished", lines.concat()));
     await_records(&mut client, "typed", 2);
     produce.interrupt();
     let ran = produce.end_by_itself();
@@ -200,7 +200,8 @@ fn a_line_may_be_as_long_as_the_topic_takes() {
     let read = good(broker.node, &["topic", "consume", "large"], b"");
     assert_eq!(read.out.len(), long.len() + 1);
     create("small", "max.message.bytes=2000");
-    let short: String = (0..2_000).map(|number| format!("{number}\n")).collect();
+    let short: Vec<String> = (0..2_000).map(|number| format!("{number}\n")).collect();
+    let short = short.concat();
     let written = good(
         broker.node,
         &["topic", "produce", "small"],

@@ -150,6 +150,7 @@ fn records_out_of_the_times_allowed_are_named() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one topic after another")]
 fn topics_store_batches_with_their_own_codec() {
     // Proves compression.type: whatever a producer sends is stored with the topic's codec, the same records under the same
     // offsets and sequence, a retry is a duplicate, levels have their effect, and a batch that would be too large is refused.

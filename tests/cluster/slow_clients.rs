@@ -318,7 +318,7 @@ fn a_stuck_core_does_not_keep_the_process() {
     assert_eq!(status.code(), Some(1), "{status}");
     assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
     let log = log_of(&log);
-    let line = log.lines().last().unwrap();
-    assert!(line.contains("cores [0] are stuck"), "{log}");
-    assert!(line.contains("drain_timeout_ms=1000"), "{log}");
+    let last = log.lines().last().unwrap();
+    assert!(last.contains("cores [0] are stuck"), "{log}");
+    assert!(last.contains("drain_timeout_ms=1000"), "{log}");
 }

@@ -103,7 +103,8 @@ fn broker_settings_are_the_defaults_of_topics() {
     let none = ConfigMap::new();
     for def in TABLE {
         for synonym in def.synonyms {
-            let hours_or_minutes = synonym.ends_with(".hours") || synonym.ends_with(".minutes");
+            let unit = synonym.rsplit('.').next();
+            let hours_or_minutes = matches!(unit, Some("hours" | "minutes"));
             let value = other_value(def);
             let cluster = map(&[(synonym, value)]);
             let sources = Sources {

@@ -397,7 +397,9 @@ mod tests {
         for id in 0..20_000 {
             let parts = if id % 2 == 0 { vec![0] } else { vec![0, 1, 2] };
             let mut live = LiveTable::new(table(id, &parts), id, (id % 5) as u32);
-            parts.iter().for_each(|_| live.count_in(100));
+            for _ in &parts {
+                live.count_in(100);
+            }
             tables.insert(live);
         }
         let best = |ask: &dyn Fn() -> usize| {

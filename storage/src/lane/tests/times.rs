@@ -188,7 +188,8 @@ fn what_is_not_committed_is_not_found() {
 #[test]
 fn the_latest_record_is_found_at_the_ends_of_the_type() {
     // Proves that the search for the latest record ends for the largest and the smallest timestamps that there are.
-    let cases: [(&[i64], Option<(i64, i64)>); 5] = [
+    type Case = (&'static [i64], Option<(i64, i64)>);
+    let cases: [Case; 5] = [
         (&[i64::MAX], Some((0, i64::MAX))),
         (&[5, i64::MAX, 7], Some((1, i64::MAX))),
         (&[i64::MAX - 1, 0], Some((0, i64::MAX - 1))),
