@@ -137,6 +137,7 @@ fn lines_are_written_as_they_come_and_ctrl_c_loses_none() {
     let lines: Vec<String> = (0..400)
         .map(|number| format!("line-{number:03}\n"))
         .collect();
+    let lines = lines.concat();
     produce.write(&format!("{lines}unfinished"));
     await_records(&mut client, "typed", 2);
     produce.interrupt();
