@@ -1,6 +1,7 @@
 //! Names and numbers that no topic may have (fault row 35).
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use streambus_proto::messages::{
@@ -67,12 +68,26 @@ fn names(wire: &mut Wire) -> Vec<String> {
 #[test]
 fn hostile_names_and_numbers_make_no_topic_and_no_file() {
     // Proves fault row 35: each name and number gets its code, bytes that are no text close the connection,
-    // and the data directory has the files that it had.
+    // the data directory has the files that it had, and they cost no memory: what the broker takes for its first
+    // requests and the commits to come it takes once.
     let home = tempfile::tempdir().unwrap();
     let broker = Broker::start(home.path(), &[]);
     let mut wire = Wire::connect(broker.core);
     let before = files(home.path());
-    let memory = resident(broker.id());
+    for round in 0.. {
+        let memory = resident(broker.id());
+        ask_for_hostile_topics(&mut wire, broker.core);
+        let grown = resident(broker.id()).saturating_sub(memory);
+        if grown < 64 << 10 {
+            break;
+        }
+        assert!(round < 100, "{grown} bytes more each time");
+    }
+    assert!(names(&mut wire).is_empty());
+    assert_eq!(files(home.path()), before);
+}
+
+fn ask_for_hostile_topics(wire: &mut Wire, core: SocketAddr) {
     let long = "x".repeat(300);
     let names_refused = [
         "",
@@ -89,7 +104,7 @@ fn hostile_names_and_numbers_make_no_topic_and_no_file() {
         long.as_str(),
     ];
     for name in names_refused {
-        assert_eq!(ask(&mut wire, name, 1), INVALID_TOPIC, "{name:?}");
+        assert_eq!(ask(wire, name, 1), INVALID_TOPIC, "{name:?}");
         // Metadata makes topics by itself, but not these.
         let request = MetadataRequest {
             topics: Some(
@@ -111,13 +126,13 @@ fn hostile_names_and_numbers_make_no_topic_and_no_file() {
     }
     for partitions in [0, -2, i32::MIN] {
         assert_eq!(
-            ask(&mut wire, "t", partitions),
+            ask(wire, "t", partitions),
             INVALID_PARTITIONS,
             "{partitions}"
         );
     }
     for partitions in [1_000_000, i32::MAX] {
-        let code = ask(&mut wire, "t", partitions);
+        let code = ask(wire, "t", partitions);
         assert!(
             [INVALID_PARTITIONS, POLICY_VIOLATION].contains(&code),
             "{partitions}: {code}"
@@ -128,17 +143,12 @@ fn hostile_names_and_numbers_make_no_topic_and_no_file() {
         0, 19, 0, 2, 0, 0, 0, 1, 0xff, 0xff, 0, 0, 0, 1, 0, 2, 0xff, 0xfe,
     ];
     raw.extend_from_slice(&[0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10, 0, 0]);
-    let mut other = Wire::connect(broker.core);
+    let mut other = Wire::connect(core);
     other
         .raw(&i32::try_from(raw.len()).unwrap().to_be_bytes())
         .unwrap();
     other.raw(&raw).unwrap();
     assert_eq!(other.receive(), None, "bytes that are no text");
-
-    assert!(names(&mut wire).is_empty());
-    assert_eq!(files(home.path()), before);
-    let grown = resident(broker.id()).saturating_sub(memory);
-    assert!(grown < 16 << 20, "{grown} bytes more");
 }
 
 #[test]
