@@ -145,12 +145,18 @@ pub fn run(
     ended.into_iter().collect()
 }
 
+/// Looks in a row, half a second apart, that find a core stuck before the process ends. At the first look after a
+/// process was frozen all its cores seem to be stuck.
+const STUCK_LOOKS: u32 = 5;
+
 /// Ends the process if it was asked to stop, the time to drain is over and a core is stuck: such a core never ends,
 /// and the others would wait for it.
 fn end_if_stuck(health: Arc<Health>, drain_timeout: Duration) -> Result<(), NodeError> {
+    let mut looks = 0;
     let look = move |since: Duration| {
         let stuck = health.stalled();
-        (since >= drain_timeout && !stuck.is_empty()).then(|| {
+        looks = if stuck.is_empty() { 0 } else { looks + 1 };
+        (since >= drain_timeout && looks >= STUCK_LOOKS).then(|| {
             format!(
                 "cores {stuck:?} are stuck and the time to stop of shutdown.drain_timeout_ms={} is over: the process ends without them; what was acknowledged is on disk and is verified at the next start",
                 drain_timeout.as_millis()

@@ -81,7 +81,8 @@ impl Counts {
     fn parse(line: &str) -> Option<Counts> {
         let mut fields = line.split_whitespace().skip(1);
         let waited_ns = fields.next()?.parse().ok()?;
-        let runs = fields.next()?.parse().ok()?;
+        // A thread that exists was put on a CPU. A kernel that has the file and does not count says 0.
+        let runs = fields.next()?.parse().ok().filter(|runs| *runs > 0)?;
         Some(Counts {
             waited: Duration::from_nanos(waited_ns),
             runs,

@@ -166,10 +166,11 @@ fn run_on<T>(executor: &LocalExecutor, spin: Duration, future: impl Future<Outpu
         spin::start(spin);
         heartbeat::join().await;
         let result = future.await;
-        heartbeat::leave();
         spin::end().await;
         timers::end().await;
         Uring::give_up().await;
+        // Last: what is awaited above needs an executor that does not sleep over it.
+        heartbeat::leave();
         result
     })
 }

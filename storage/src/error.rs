@@ -118,6 +118,11 @@ impl StorageError {
     pub fn is_no_space(&self) -> bool {
         matches!(self, StorageError::NoSpace { .. })
     }
+
+    /// Whether a file could not be opened because no descriptor was left. That says nothing of the file.
+    pub(crate) fn is_out_of_descriptors(&self) -> bool {
+        matches!(self, StorageError::Disk { source, .. } if source.is_out_of_descriptors())
+    }
 }
 
 /// Why a batch was not appended. Nothing of it was kept.

@@ -6,7 +6,7 @@ fn the_kernels_line_is_read() {
     let counts = Counts::parse("12345 678 9\n").expect("three fields");
     assert_eq!(counts.waited, Duration::from_nanos(678));
     assert_eq!(counts.runs, 9);
-    for line in ["", "1 2", "1 x 3"] {
+    for line in ["", "1 2", "1 x 3", "0 0 0\n"] {
         assert_eq!(Counts::parse(line), None, "{line:?}");
     }
 }

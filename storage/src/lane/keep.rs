@@ -7,7 +7,7 @@
 
 use std::rc::Rc;
 
-use streambus_shards::yield_if_needed;
+use streambus_shards::{sleep, yield_if_needed};
 
 use super::Lane;
 use super::clean::Cleaning;
@@ -138,6 +138,14 @@ impl Lane {
         let Some(id) = unreadable else {
             return Err(error);
         };
+        if error.is_out_of_descriptors() {
+            // Sockets have them: nothing is wrong with the table.
+            tracing::warn!(dir = %self.dir.display(), %error, "a table can't be opened now; it is tried again");
+            self.abandon(work.take()).await;
+            let retry = self.state.borrow().config.no_space_retry;
+            sleep(retry).await;
+            return Ok(true);
+        }
         // What can be read of the table is read from where it lies; nothing else suffers.
         tracing::error!(dir = %self.dir.display(), %error, "a table is left as it is");
         self.note_error(&error);

@@ -117,6 +117,10 @@ impl Lane {
 
     /// Notes damage that lies at `least` or behind.
     fn note_damaged(&self, table: &Table, least: u64, error: &StorageError) {
+        if error.is_out_of_descriptors() {
+            // It was not looked at. The next pass does.
+            return;
+        }
         let (position, what) = match error {
             StorageError::Corrupt { position, what, .. } => (*position.max(&least), *what),
             _ => (least, "it can't be read"),
