@@ -203,6 +203,8 @@ fn scope(routing: &impl Routing, name: &str) -> Result<ConfigScope, Refusal> {
     let place = name
         .parse()
         .ok()
+        // Each broker has one name: "+1" and "01" would get past the look for repeats.
+        .filter(|id: &i32| id.to_string() == name)
         .and_then(|id| routing.place_of(BrokerId(id)));
     place
         .map(|place| ConfigScope::Node(place.node))

@@ -146,7 +146,16 @@ pub(super) async fn dispatch(
         let request: ProduceRequest<'_> = read_bounded(&mut reader, version, &memory)?;
         let entries = memory.entries_max - reader.entries_left();
         charge_entries(broker, charge, memory.cost_bytes(entries)).await;
-        return produce::produce(broker, &frame, &request, reply_to, began, &mut memory).await;
+        return produce::produce(
+            broker,
+            &frame,
+            &request,
+            reply_to,
+            began,
+            &mut memory,
+            charge,
+        )
+        .await;
     }
     if served.api == ApiKey::Fetch {
         // Taken out of the frame now: a fetch that waits for records holds no frame meanwhile.
@@ -291,7 +300,9 @@ async fn answer(
         }
         ApiKey::DescribeProducers => {
             let request: DescribeProducersRequest<'_> = read(body, version)?;
-            reply_to.with(&offsets::describe_producers(broker, &request, version).await?)?
+            let bytes_max = body.memory.answer_bytes_max();
+            let answer = offsets::describe_producers(broker, &request, version, bytes_max).await?;
+            reply_to.with(&answer)?
         }
         ApiKey::DescribeTopicPartitions => {
             let request: DescribeTopicPartitionsRequest<'_> = read(body, version)?;

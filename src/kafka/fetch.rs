@@ -13,6 +13,7 @@ use streambus_proto::messages::fetch_response::{
     AbortedTransaction, FetchResponse, FetchableTopicResponse, PartitionData,
 };
 use streambus_proto::wire::{Array, ArrayBuilder, Records};
+use streambus_shards::sync::either;
 use streambus_shards::{Buf, now, yield_if_needed};
 use streambus_storage::PartitionKey;
 
@@ -190,6 +191,7 @@ async fn read_enough(broker: &Rc<Broker>, wanted: &[Wanted], asked: &Asked) -> V
     let limits = broker.limits_config();
     let figures = &broker.shard.metrics().fetch;
     loop {
+        let crowded = broker.in_flight.crowded();
         let (keys, items) = resolve(broker, wanted, asked.isolation).await;
         let bytes_max = asked.bytes_max.min(answer_bytes_max(broker));
         let reading = now();
@@ -213,7 +215,8 @@ async fn read_enough(broker: &Rc<Broker>, wanted: &[Wanted], asked: &Asked) -> V
         let left = deadline.since(now());
         let full =
             broker.parked.get() + wanted.len() > limits.parked_fetches_max * PARKED_PARTITIONS_EACH;
-        let stops = broker.draining.get();
+        // Its connection's requests behind it hold room that others wait for.
+        let stops = broker.draining.get() || broker.in_flight.is_crowded();
         if failed || wanted.is_empty() || left.is_zero() || full || stops {
             return outcomes;
         }
@@ -235,7 +238,7 @@ async fn read_enough(broker: &Rc<Broker>, wanted: &[Wanted], asked: &Asked) -> V
         let _parked = Counted::new(&broker.parked, wanted.len());
         let waiting = now();
         let more = broker.shard.await_records_anywhere(waits, missing, left);
-        more.await;
+        either(more, crowded).await;
         figures.wait_ns.record(nanos(waiting.elapsed()));
         if broker.draining.get() {
             return wanted

@@ -7,10 +7,12 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use streambus_proto::error_code::ErrorCode;
 use streambus_proto::ids::TopicId;
 use streambus_shards::Instant;
+
+use crate::metadata::topic_name::NAME_BYTES_MAX;
 
 /// The epoch of a request that wants no session, or that ends one.
 pub(crate) const FINAL_EPOCH: i32 = -1;
@@ -115,8 +117,11 @@ impl Session {
         let follows = |topic: &TopicRef, index| self.places.contains_key(&(topic.clone(), index));
         let wanted = request.wanted.iter();
         let added = wanted.filter(|wanted| !follows(&wanted.topic, wanted.index));
-        let forgotten = request.forgotten.iter();
-        let left = forgotten.filter(|(topic, index)| follows(topic, *index));
+        // Each once: a request may name the same one again and again.
+        let forgotten: FxHashSet<&(TopicRef, i32)> = request.forgotten.iter().collect();
+        let left = forgotten
+            .iter()
+            .filter(|(topic, index)| follows(topic, *index));
         added.count().saturating_sub(left.count())
     }
 
@@ -141,6 +146,16 @@ pub(crate) struct SessionRequest {
     pub wanted: Vec<Wanted>,
     /// Partitions no longer followed.
     pub forgotten: Vec<(TopicRef, i32)>,
+}
+
+impl SessionRequest {
+    /// Whether a session may keep its names: none is longer than a topic's can be.
+    fn has_short_names(&self) -> bool {
+        self.wanted.iter().all(|wanted| match &wanted.topic {
+            TopicRef::Name(name) => name.len() <= NAME_BYTES_MAX,
+            TopicRef::Id(_) => true,
+        })
+    }
 }
 
 /// What to fetch, and how to answer.
@@ -250,7 +265,7 @@ impl FetchSessions {
         };
         // A client that follows nothing, as the first request of a new consumer does, still gets a
         // session: the partitions come with the next request.
-        if !self.make_room(request.wanted.len(), now) {
+        if !request.has_short_names() || !self.make_room(request.wanted.len(), now) {
             return sessionless(request.wanted);
         }
         let mut session = Session::new(request.by_id, now);
@@ -280,7 +295,8 @@ impl FetchSessions {
         if session.by_id != request.by_id {
             return Err(ErrorCode::FetchSessionTopicIdError);
         }
-        if request.wanted.len() > room && session.added_by(&request) > room {
+        let crowded = request.wanted.len() > room && session.added_by(&request) > room;
+        if crowded || !request.has_short_names() {
             // No room to follow more: the client starts over and is served without a session.
             self.end(id);
             return Err(ErrorCode::FetchSessionIdNotFound);
@@ -392,6 +408,39 @@ mod tests {
 
     fn indexes(plan: &Plan) -> Vec<i32> {
         plan.wanted.iter().map(|wanted| wanted.index).collect()
+    }
+
+    #[test]
+    fn a_partition_that_is_forgotten_twice_makes_room_once() {
+        // Proves that repeats do not get a request past the bound on partitions.
+        let mut sessions = FetchSessions::new(10, 3, 1);
+        let first = request(0, INITIAL_EPOCH, vec![wanted(0, 0)]);
+        assert_eq!(sessions.plan(first, at(0)).expect("new").session_id, 1);
+        let mut next = request(1, 1, (1..=4).map(|index| wanted(index, 0)).collect());
+        next.forgotten = vec![(TopicRef::Name("t".into()), 0); 4];
+        let refused = sessions.plan(next, at(1));
+        assert_eq!(refused, Err(ErrorCode::FetchSessionIdNotFound));
+        assert_eq!((sessions.len(), sessions.partitions), (0, 0));
+    }
+
+    #[test]
+    fn a_session_keeps_no_name_that_no_topic_can_have() {
+        // Proves it for a new session, which is not begun, and for one under way, which ends.
+        let named = |bytes: usize| Wanted {
+            topic: TopicRef::Name("x".repeat(bytes).into()),
+            ..wanted(0, 0)
+        };
+        let mut sessions = FetchSessions::new(10, 100, 1);
+        let plan = |sessions: &mut FetchSessions, id, epoch, bytes| {
+            let plan = sessions.plan(request(id, epoch, vec![named(bytes)]), at(0));
+            plan.map(|plan| plan.session_id)
+        };
+        let long = NAME_BYTES_MAX + 1;
+        assert_eq!(plan(&mut sessions, 0, INITIAL_EPOCH, long), Ok(0));
+        assert_eq!(plan(&mut sessions, 0, INITIAL_EPOCH, NAME_BYTES_MAX), Ok(1));
+        let refused = Err(ErrorCode::FetchSessionIdNotFound);
+        assert_eq!(plan(&mut sessions, 1, 1, long), refused);
+        assert_eq!(sessions.len(), 0);
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub(super) struct InFlight {
     turn_taken: Cell<bool>,
     /// Rung when bytes or the turn come back.
     freed: Notify,
+    /// Rung when the turn is taken: what holds room and only waits is to end.
+    crowded: Notify,
 }
 
 impl InFlight {
@@ -29,12 +31,23 @@ impl InFlight {
             bytes_max,
             turn_taken: Cell::new(false),
             freed: Notify::new(),
+            crowded: Notify::new(),
         })
     }
 
     /// Whether the bound is reached.
     pub(super) fn is_full(&self) -> bool {
         self.bytes.get() >= self.bytes_max
+    }
+
+    /// Whether a connection goes on beyond the bound, so that others wait for room.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.turn_taken.get()
+    }
+
+    /// Resolves when the turn beyond the bound has been taken since the call.
+    pub(super) fn crowded(&self) -> impl Future<Output = ()> {
+        self.crowded.notified()
     }
 
     /// How many are counted.
@@ -76,6 +89,7 @@ impl InFlight {
                 return false;
             }
             self.turn_taken.set(true);
+            self.crowded.notify_all();
             charge.has_turn = true;
         }
         self.bytes.set(self.bytes.get() + bytes);
@@ -131,7 +145,12 @@ mod tests {
         let all = InFlight::new(100);
         let (mut first, mut second) = (all.charge(60), all.charge(40));
         assert!(all.is_full());
+        assert!(!all.is_crowded());
+        let crowded = all.crowded();
         assert!(all.try_grow(&mut first, 50), "the turn was free");
+        assert!(all.is_crowded());
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(std::pin::pin!(crowded).poll(&mut cx).is_ready());
         assert!(all.try_grow(&mut first, 50), "and is its own");
         assert!(!all.try_grow(&mut second, 1), "only one has it");
         assert_eq!((first.bytes(), second.bytes()), (160, 40));

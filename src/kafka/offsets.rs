@@ -74,6 +74,13 @@ struct Answer<'b, T, F, P, R> {
     /// The topic that is being answered.
     open: Option<(String, ArrayBuilder<P>)>,
     topics: ArrayBuilder<R>,
+    /// Partitions that are asked about at a time.
+    asked_max: usize,
+    /// What is found takes so much in the answer, beside what each partition takes.
+    bytes_of: fn(&F) -> usize,
+    found_bytes: usize,
+    /// From here on partitions are refused.
+    found_bytes_max: usize,
 }
 
 impl<'b, T, F, P, R> Answer<'b, T, F, P, R>
@@ -102,6 +109,10 @@ where
             topic,
             open: None,
             topics: ArrayBuilder::new(version, M::FLEXIBLE_FROM),
+            asked_max: ASKED_MAX,
+            bytes_of: |_| 0,
+            found_bytes: 0,
+            found_bytes_max: usize::MAX,
         }
     }
 
@@ -133,6 +144,8 @@ where
                         _ => {
                             if let Some(code) = refused {
                                 Err(code)
+                            } else if self.found_bytes >= self.found_bytes_max {
+                                Err(ErrorCode::InvalidRequest)
                             } else {
                                 self.items.push(item(key, asked));
                                 Ok(self.items.len() - 1)
@@ -153,7 +166,7 @@ where
         ask: impl AsyncFn(Vec<T>) -> Vec<Result<F, ErrorCode>>,
     ) -> Result<(), ResponseError> {
         self.entries.push(entry);
-        if self.entries.len() >= ASKED_MAX {
+        if self.entries.len() >= self.asked_max {
             self.write(ask).await?;
         }
         Ok(())
@@ -179,6 +192,7 @@ where
                 }
                 Entry::Partition(index, place) => {
                     let found = place.and_then(|place| found[place].clone());
+                    self.found_bytes += found.as_ref().map_or(0, self.bytes_of);
                     let (_, partitions) = self.open.as_mut().expect("its topic came before");
                     partitions.push((self.partition)(index, found))?;
                 }
@@ -381,10 +395,18 @@ pub(super) async fn delete_records(
     })
 }
 
+/// Partitions whose producers are looked up at a time: each may have thousands.
+const PRODUCERS_ASKED_MAX: usize = 8;
+/// What a producer takes in an answer.
+const PRODUCER_BYTES: usize = 40;
+
+/// `DescribeProducers` 0. What an answer of `answer_bytes_max` does not hold is refused: each partition may have
+/// thousands of producers.
 pub(super) async fn describe_producers(
     broker: &Rc<Broker>,
     request: &DescribeProducersRequest<'_>,
     version: i16,
+    answer_bytes_max: usize,
 ) -> Result<DescribeProducersResponse<'static>, ResponseError> {
     let ask = async |items| broker.shard.producers_anywhere(items).await;
     let mut answer = Answer::new::<DescribeProducersResponse<'_>>(
@@ -417,6 +439,9 @@ pub(super) async fn describe_producers(
             partitions,
         },
     );
+    answer.asked_max = PRODUCERS_ASKED_MAX;
+    answer.bytes_of = |views| views.len() * PRODUCER_BYTES;
+    answer.found_bytes_max = answer_bytes_max;
     for topic in &request.topics {
         let partitions = topic.partition_indexes.iter().map(|index| (index, NOWHERE));
         let item = |key, _| key;

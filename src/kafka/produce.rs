@@ -17,6 +17,7 @@ use streambus_storage::PartitionKey;
 
 use super::broker::Broker;
 use super::dispatch::{Answer, Refused};
+use super::in_flight::Charge;
 use super::request_memory::{RequestMemory, Steps, TooMuch};
 use super::response::{ReplyTo, ResponseError};
 use crate::metadata::{Image, topic_name};
@@ -44,10 +45,12 @@ pub(super) async fn produce(
     reply_to: ReplyTo,
     began: Instant,
     memory: &mut RequestMemory,
+    charge: &mut Charge,
 ) -> Result<Answer, Refused> {
     let acks = request.acks;
     let (topics, items) = places(broker, frame, request, memory).await?;
     let appending = broker.shard.append_anywhere(items).await;
+    charge.merge(broker.in_flight.charge(appending.refusal_bytes()));
     let appended = now();
     let figures = &broker.shard.metrics().produce;
     figures.parse_ns.record(nanos(appended.since(began)));

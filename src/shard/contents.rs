@@ -28,8 +28,9 @@ use super::op::AppendRefusal;
 use crate::config::TimestampType;
 use crate::metadata::topic_config::TopicSettings;
 
-/// Records that one refusal names at most: a few hundred compressed bytes may hold a million.
-pub(super) const NAMED_RECORDS_MAX: usize = 1_000;
+/// Records that one refusal names at most: a few hundred compressed bytes may hold a million, and each that is named
+/// takes some 170 bytes until the answer is written.
+pub(super) const NAMED_RECORDS_MAX: usize = 100;
 
 /// What a record without a key is answered, in Kafka's words.
 const KEYLESS: &str = "Compacted topic cannot accept message without key.";

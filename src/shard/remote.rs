@@ -75,6 +75,20 @@ impl Appending {
         refused.collect()
     }
 
+    /// Bytes that the refusals of this core hold until the answer is written.
+    pub fn refusal_bytes(&self) -> usize {
+        let pending = self.here.iter().flat_map(|(_, pending)| pending);
+        let bytes = |one: &Pending| match one {
+            Pending::Settled(Err(refusal)) => {
+                let named = refusal.records.iter();
+                let named = named.map(|record| size_of_val(record) + record.1.len());
+                refusal.message.len() + named.sum::<usize>()
+            }
+            _ => 0,
+        };
+        pending.map(bytes).sum()
+    }
+
     /// Waits until all are committed, or can't be any more.
     pub async fn committed(self) -> Vec<AppendOutcome> {
         let unanswered = || Err(CORE_STOPPED.into());

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 
 use streambus_client::blocking::{Client, ClientConfig};
 
-use crate::process::{Broker, resident};
+use crate::process::{Broker, resident, resident_at_rest};
 use crate::wire::PATIENCE;
 
 /// Sends bytes and returns what comes back until the broker closes.
@@ -36,7 +36,7 @@ fn frames_that_no_client_sends_close_the_connection() {
     // Proves rows 27 and 28: lengths, other protocols, unknown APIs and versions, counts of 2^31.
     let home = tempfile::tempdir().unwrap();
     let broker = Broker::start(home.path(), &[]);
-    let before = resident(broker.id());
+    let before = resident_at_rest(broker.id());
     let metadata_with = |count: [u8; 4]| {
         let mut body = vec![0, 3, 0, 1, 0, 0, 0, 7, 0xff, 0xff];
         body.extend_from_slice(&count);

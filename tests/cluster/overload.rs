@@ -10,7 +10,7 @@ use streambus_client::producer::ProducerConfig;
 use streambus_proto::messages::{FetchRequest, MetadataRequest, fetch_request as fetch};
 use streambus_shards::probe;
 
-use crate::process::{Broker, resident};
+use crate::process::{Broker, resident, resident_at_rest};
 use crate::wire::{PATIENCE, Wire};
 
 /// Fetch by topic name, without a session.
@@ -111,7 +111,7 @@ fn unfinished_requests_cost_little_and_end_by_their_deadline() {
     let mut other = Wire::connect(broker.core);
     p99(&mut other);
     let alone = p99(&mut other);
-    let before = resident(broker.id());
+    let before = resident_at_rest(broker.id());
     let began = Instant::now();
     let mut slow: Vec<Wire> = (0..1_000).map(|_| Wire::connect(broker.core)).collect();
     for wire in &mut slow {
@@ -156,7 +156,7 @@ fn flood_of_connections_leaves_memory_and_descriptors_flat() {
         // An answer: each of them has its place.
         wire.ask(&MetadataRequest::default(), 1, |_| ());
     }
-    let (memory, files) = (resident(broker.id()), descriptors(broker.id()));
+    let (memory, files) = (resident_at_rest(broker.id()), descriptors(broker.id()));
     for round in 0..20 {
         let flood: Vec<Wire> = (0..100).map(|_| Wire::connect(broker.core)).collect();
         for mut wire in flood {
@@ -195,7 +195,7 @@ fn clients_that_never_read_are_bounded_and_closed() {
         ],
     );
     fill(broker.core, "bulk", 2, 48);
-    let before = resident(broker.id());
+    let before = resident_at_rest(broker.id());
     let request = greedy("bulk", 2, 1, 0);
     let mut deaf: Vec<Wire> = (0..40).map(|_| Wire::connect(broker.core)).collect();
     for wire in &mut deaf {
@@ -241,7 +241,7 @@ fn parked_fetches_cost_little_and_nothing_once_their_clients_are_gone() {
         ],
     );
     client(broker.core).create_topic("quiet", 1, 1).unwrap();
-    let base = resident(broker.id());
+    let base = resident_at_rest(broker.id());
     let request = greedy("quiet", 1, 1, i32::MAX);
     for _ in 0..2 {
         let mut parked: Vec<Wire> = (0..count).map(|_| Wire::connect(broker.core)).collect();
@@ -311,7 +311,7 @@ fn greedy_fetches_get_what_the_limits_allow() {
     );
     fill(broker.core, "bulk", 4, 4);
     let mut wire = Wire::connect(broker.core);
-    let before = resident(broker.id());
+    let before = resident_at_rest(broker.id());
     let began = Instant::now();
     wire.send(&greedy("bulk", 4, 2_500, i32::MAX), FETCH)
         .unwrap();

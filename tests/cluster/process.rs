@@ -207,6 +207,20 @@ pub(crate) fn resident(process: u32) -> u64 {
     status_bytes(process, "VmRSS:")
 }
 
+/// Resident memory of a process in bytes once it does not change any more: a node that serves already still makes
+/// the memory for its first commits ready.
+pub(crate) fn resident_at_rest(process: u32) -> u64 {
+    let mut known = resident(process);
+    let mut looks_alike = 0;
+    while looks_alike < 20 {
+        std::thread::sleep(Duration::from_millis(50));
+        let bytes = resident(process);
+        looks_alike = if bytes == known { looks_alike + 1 } else { 0 };
+        known = bytes;
+    }
+    known
+}
+
 /// The most that a process's resident memory was since [`reset_peak_resident`].
 pub(crate) fn peak_resident(process: u32) -> u64 {
     status_bytes(process, "VmHWM:")

@@ -11,7 +11,7 @@ use streambus_proto::messages::{
 use streambus_proto::records::{BatchBuilder, Codec, NewRecord};
 use streambus_proto::wire::Records;
 
-use crate::process::{Broker, resident};
+use crate::process::{Broker, resident, resident_at_rest};
 use crate::wire::Wire;
 
 /// Produce by topic name, with record errors: the newest version that has both.
@@ -369,7 +369,7 @@ fn bombs_are_refused_where_they_are_opened_and_stored_where_they_are_not() {
     let crc = crc32c(&bomb[21..]);
     bomb[17..21].copy_from_slice(&crc.to_be_bytes());
     assert!(bomb.len() < 1 << 20, "{} bytes", bomb.len());
-    let before = resident(broker.id());
+    let before = resident_at_rest(broker.id());
     for _ in 0..5 {
         // One record of a few kilobytes that is too much, and forty where the header says one.
         for (batch, code) in [(&one, MESSAGE_TOO_LARGE), (&bomb, INVALID_RECORD)] {

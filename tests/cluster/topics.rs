@@ -87,7 +87,7 @@ fn hostile_names_and_numbers_make_no_topic_and_no_file() {
     assert_eq!(files(home.path()), before);
 }
 
-fn ask_for_hostile_topics(wire: &mut Wire, core: SocketAddr) {
+fn ask_for_hostile_topics(wire: &mut Wire, address: SocketAddr) {
     let long = "x".repeat(300);
     let names_refused = [
         "",
@@ -143,7 +143,7 @@ fn ask_for_hostile_topics(wire: &mut Wire, core: SocketAddr) {
         0, 19, 0, 2, 0, 0, 0, 1, 0xff, 0xff, 0, 0, 0, 1, 0, 2, 0xff, 0xfe,
     ];
     raw.extend_from_slice(&[0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10, 0, 0]);
-    let mut other = Wire::connect(core);
+    let mut other = Wire::connect(address);
     other
         .raw(&i32::try_from(raw.len()).unwrap().to_be_bytes())
         .unwrap();
