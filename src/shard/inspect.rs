@@ -287,7 +287,7 @@ mod tests {
         batch
     }
 
-    /// Outside a core nothing gives way.
+    /// No executor runs here, so nothing yields.
     fn in_steps(inspection: Inspection) -> Result<SoundBatch, AppendRefusal> {
         let mut context = Context::from_waker(Waker::noop());
         match std::pin::pin!(inspection.in_steps()).poll(&mut context) {

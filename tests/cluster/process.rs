@@ -21,7 +21,7 @@ const PROCESS_TEST: &str = "process::is_the_broker_when_asked";
 const DATA_DIR: &str = "STREAMBUS_DATA__DIR";
 /// Its presence makes the broker log to standard error.
 const LOGGED: &str = "STREAMBUS_TEST_LOGGED";
-/// Its presence has core 0 of the broker run for ever without a pause, once it serves.
+/// Its presence has core 0 of the broker run forever without a yield, once it serves.
 pub(crate) const STUCK: &str = "STREAMBUS_TEST_STUCK";
 /// What the broker prints before its addresses once it serves.
 const READY: &str = "broker ready at ";

@@ -240,7 +240,7 @@ impl Encoder {
         }
     }
 
-    /// Compresses `input`, but for the last bytes that are less than a block.
+    /// Compresses `input`, except the last bytes that are less than a block.
     pub(super) fn write(&mut self, mut input: &[u8], out: &mut Vec<u8>) {
         while !input.is_empty() {
             let room = BLOCK_BYTES - self.pending.len();

@@ -369,7 +369,7 @@ async fn while_the_core_is_full(_: DiskFaults, address: SocketAddr) {
     stream.write_all(&[request.slice(rest)]).await.unwrap();
     let answer = timeout(PATIENCE, answered(&stream)).await;
     assert!(answer.is_ok(), "the request is answered");
-    // One who does not send is cut all the same.
+    // A client that does not send is still cut.
     stream.write_all(&[request.slice(0..10)]).await.unwrap();
     sleep(slow + Duration::from_secs(1)).await;
     assert_eq!(broker.open.get(), 0);

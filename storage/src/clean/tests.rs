@@ -45,7 +45,7 @@ fn marker(base: i64, producer: i64, kind: ControlKind) -> Vec<u8> {
     bytes
 }
 
-/// Outside a core nothing gives way.
+/// No executor runs here, so nothing yields.
 fn at_once<T>(work: impl Future<Output = T>) -> T {
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     match std::pin::pin!(work).poll(&mut context) {
