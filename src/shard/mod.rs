@@ -75,8 +75,10 @@ pub struct Shard {
     /// Why nothing is acknowledged any more: a sync failed, and the node stops.
     failed: RefCell<Option<String>>,
     failure: Notify,
-    /// Rung when the node stops.
-    pub(crate) draining: Notify,
+    /// Whether the node stops. A core may be told before it serves.
+    draining: Cell<bool>,
+    /// Rung when it does.
+    drain: Notify,
     /// Other cores that have no connections any more, as the node stops.
     drained_count: Cell<usize>,
     /// Rung for each of them.
@@ -163,7 +165,8 @@ impl Shard {
             dropping: Dropping::default(),
             failed: RefCell::new(None),
             failure: Notify::new(),
-            draining: Notify::new(),
+            draining: Cell::new(false),
+            drain: Notify::new(),
             drained_count: Cell::new(0),
             drained: Notify::new(),
             next_waiter: Cell::new(0),
@@ -438,15 +441,27 @@ impl Shard {
         report
     }
 
-    /// Resolves when the node stops.
+    /// Resolves when the node stops, or at once if it does already.
     pub async fn drain_requested(&self) {
-        self.draining.notified().await;
+        loop {
+            let asked = self.drain.notified();
+            if self.draining.get() {
+                return;
+            }
+            asked.await;
+        }
+    }
+
+    /// Has this core stop.
+    pub(super) fn request_drain(&self) {
+        self.draining.set(true);
+        self.drain.notify_all();
     }
 
     /// Has every core stop, this one included. One that is stuck holds up no other.
     pub fn drain_all(self: &Rc<Self>) {
         self.tell_others(|| Op::Drain);
-        self.draining.notify_all();
+        self.request_drain();
     }
 
     /// Sends every other core the same, and waits for none.

@@ -429,7 +429,7 @@ impl Shard {
             },
             Op::Ping => Reply::Done,
             Op::Drain => {
-                self.draining.notify_all();
+                self.request_drain();
                 Reply::Done
             }
             Op::Drained => {

@@ -1,7 +1,7 @@
 //! Clients that are slow, or wait: deadlines are on progress, and a stop reaches those that wait.
 
 use std::path::Path;
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use streambus_client::blocking::{Client, ClientConfig, OffsetSpec};
@@ -15,7 +15,7 @@ use streambus_proto::wire::Records;
 use crate::hostile::exchange;
 use crate::listeners::{counter, scrape};
 use crate::overload::{FETCH, fill, greedy};
-use crate::process::Broker;
+use crate::process::{Broker, command};
 use crate::wire::{PATIENCE, Wire};
 
 const MIB: usize = 1 << 20;
@@ -287,6 +287,36 @@ fn a_stop_answers_fetches_that_wait_and_ends_at_once() {
     let status: ExitStatus = broker.ended();
     assert!(status.success(), "{status}");
     assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_stop_while_the_node_starts_ends_it() {
+    // Proves that a signal that is there before any core serves is not lost on one of them: the node starts, stops and
+    // ends with 0.
+    take_signals();
+    for cores in ["1", "2"] {
+        let home = tempfile::tempdir().unwrap();
+        let mut process = command(home.path(), &[("STREAMBUS_NODE__CORES", cores)])
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let id = process.id().to_string();
+        let sent = Command::new("kill").args(["-TERM", &id]).status().unwrap();
+        assert!(sent.success());
+        let deadline = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = process.try_wait().unwrap() {
+                break status;
+            }
+            if Instant::now() >= deadline {
+                process.kill().unwrap();
+                process.wait().unwrap();
+                panic!("a node of {cores} cores does not end");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        assert!(status.success(), "{status}");
+    }
 }
 
 #[test]
